@@ -1,0 +1,33 @@
+"""Arrays of any library as NumPy arrays, without a copy where there need not be one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["to_numpy"]
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """Give a NumPy array with the same values.
+
+    NumPy arrays and torch tensors on the CPU are shared, not copied; device arrays are copied to
+    the host. bfloat16, which NumPy lacks, becomes float32.
+
+    Args:
+        array: A NumPy array, a torch tensor or a CuPy array.
+
+    Raises:
+        TypeError: For anything else.
+    """
+    if isinstance(array, np.ndarray):
+        return array
+    kind = type(array).__module__.partition(".")[0]
+    if kind == "torch":
+        tensor = array.detach().cpu()
+        return np.asarray(tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor)
+    if kind == "cupy":
+        return np.asarray(array.get())
+    raise TypeError(f"expected a NumPy, torch or CuPy array, found {type(array).__qualname__}")

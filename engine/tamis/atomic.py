@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tamis.errors import UsageError
+
+__all__ = ["atomic_path", "refuse_existing"]
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise before the work starts if its output could not be put in place.
+
+    Raises:
+        UsageError: The output exists and ``overwrite`` is false, or its folder does not exist.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(
+            path,
+            expected="a new output",
+            found="an existing one",
+            do="pass --overwrite to replace it",
+        )
+    if not path.parent.is_dir():
+        raise UsageError(
+            path,
+            expected=f"the folder {path.parent} to exist",
+            found="no such folder",
+            do=f"run: mkdir -p {path.parent}",
+        )
+
+
+@contextmanager
+def atomic_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it becomes ``path``.
+
+    The temporary file is synced, renamed, and its folder synced, so that a crash leaves either
+    the old state or the new one. On any exception it is removed.
+
+    Raises:
+        UsageError: As :func:`refuse_existing`.
+    """
+    refuse_existing(path, overwrite)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _sync(partial, os.O_RDWR)
+        partial.replace(path)
+        _sync(path.parent, os.O_RDONLY)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""Where the work runs, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tamis.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["autocast", "resolve_device"]
+
+
+def resolve_device(spec: str = "auto") -> torch.device:
+    """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        UsageError: Another name, or a GPU that is not there.
+    """
+    import torch
+
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = ("cuda" if n_gpus else "cpu") if spec == "auto" else spec
+    kind, _, index = name.partition(":")
+    known = (kind == "cpu" and not index) or (kind == "cuda" and (not index or index.isdecimal()))
+    if not known or (kind == "cuda" and int(index or 0) >= n_gpus):
+        raise UsageError(
+            "--device",
+            expected="auto, cpu" + "".join(f", cuda:{i}" for i in range(n_gpus)),
+            found=spec,
+            do="leave it out to use the GPU where there is one",
+        )
+    return torch.device(name)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 for convolutions and products where the hardware multiplies it, else float32.
+
+    On a CPU that means AVX512-BF16 or AMX; elsewhere bfloat16 is emulated and slower.
+    """
+    import torch
+
+    fast = device.type == "cuda" or _cpu_has_bf16()
+    # Autocast's cache of cast weights is dropped at the end of each context.
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,70 @@
+"""Every error that tamis raises on purpose.
+
+::
+
+    TamisError                 wrong usage or unusable input: exit code 2
+    ├── UsageError             options that contradict each other or are out of range
+    ├── SourceError            images that cannot be read or labelled
+    ├── BundleError            a file that is not a sound bundle
+    ├── ScoreTableError        a score table that does not fit
+    ├── DependencyError        an optional package that is missing, or two that exclude each other
+    └── WorkFailedError        the work itself failed: exit code 1
+
+Each message is one line and says what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "DependencyError",
+    "ScoreTableError",
+    "SourceError",
+    "TamisError",
+    "UsageError",
+    "WorkFailedError",
+]
+
+
+class TamisError(Exception):
+    """Base of the errors raised on purpose; ``str(error)`` is one line.
+
+    Args:
+        subject: The file, option or example that the error is about.
+        expected: What would have been right.
+        found: What is there instead.
+        do: The next step for the reader, as a command or an imperative.
+    """
+
+    exit_code = 2
+
+    def __init__(self, subject: object, *, expected: str, found: str, do: str) -> None:
+        self.subject, self.expected, self.found, self.do = str(subject), expected, found, do
+        line = f"{subject}: expected {expected}, found {found}; {do}"
+        super().__init__(" ".join(line.split()))
+
+
+class UsageError(TamisError):
+    """Options that contradict each other or lie outside their range."""
+
+
+class SourceError(TamisError):
+    """Images that cannot be listed, read, decoded or labelled."""
+
+
+class BundleError(TamisError):
+    """A file that is not a sound bundle, or not the one that was asked for."""
+
+
+class ScoreTableError(TamisError):
+    """A score table or selection that is unreadable or belongs to another bundle."""
+
+
+class DependencyError(TamisError):
+    """An optional package that is missing, or two that exclude each other."""
+
+
+class WorkFailedError(TamisError):
+    """The input was fine and the work failed all the same."""
+
+    exit_code = 1

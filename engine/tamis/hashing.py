@@ -1,0 +1,78 @@
+"""Random numbers that belong to an example, not to its position.
+
+A value drawn here depends on the seed, on what it is for, and on the example id alone. A subset
+therefore sees its examples in the full run's order, with the full run's augmentations, and ties
+are broken the same way on every machine (style: airbench96's subset runs).
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["example_hash", "example_uniform", "shuffled_order"]
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser (Steele et al. 2014), element by element, modulo 2**64."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return values ^ (values >> np.uint64(31))
+
+
+def _key(seed: int, purpose: str, extra: tuple[int, ...]) -> NDArray[np.uint64]:
+    key = np.array([seed & _MASK], dtype=np.uint64)
+    for word in (zlib.crc32(purpose.encode()), *extra):
+        step = np.uint64((word * _GOLDEN + _GOLDEN) & _MASK)
+        key = _mix(key ^ step)
+    return key
+
+
+def example_hash(
+    example_ids: NDArray[np.int64], seed: int, purpose: str, *extra: int
+) -> NDArray[np.uint64]:
+    """Hash example ids with a seed and a purpose.
+
+    Args:
+        example_ids: (n,) int64.
+        seed: Any integer.
+        purpose: Names the use ("order", "tie", …) so that uses are independent.
+        extra: Further integers such as the epoch.
+
+    Returns:
+        (n,) uint64, uniform over 2**64; equal inputs give equal values everywhere.
+    """
+    ids = np.ascontiguousarray(example_ids, dtype=np.int64).view(np.uint64)
+    with np.errstate(over="ignore"):
+        return _mix(_mix(ids * np.uint64(_GOLDEN) + _key(seed, purpose, extra)))
+
+
+def example_uniform(
+    example_ids: NDArray[np.int64], seed: int, purpose: str, *extra: int
+) -> NDArray[np.float64]:
+    """Like :func:`example_hash`, as (n,) float64 in [0, 1) with 53 random bits."""
+    top_bits = example_hash(example_ids, seed, purpose, *extra) >> np.uint64(11)
+    return top_bits.astype(np.float64) * 2.0**-53
+
+
+def shuffled_order(example_ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Positions of the examples in the order of one epoch.
+
+    The order of a subset is a subsequence of the order of the full set.
+
+    Args:
+        example_ids: (n,) int64, distinct.
+        seed: The order's seed.
+        epoch: Counted from 0.
+
+    Returns:
+        (n,) int64 permutation of the positions 0…n-1. O(n log n).
+    """
+    keys = example_hash(example_ids, seed, "order", epoch)
+    return np.lexsort((example_ids, keys)).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Loaders: bundle → batches with images, labels and example ids."""

@@ -1,0 +1,145 @@
+"""Parquet files in Hugging Face's image layout: struct<bytes, path> and an integer label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tamis.errors import SourceError
+from tamis.sources.base import SourceItem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ParquetImages", "open_parquet"]
+
+_ROWS_AT_ONCE = 512  # about 60 MB of ImageNet
+
+
+@dataclass(frozen=True)
+class ParquetImages:
+    """One Parquet file, or the files of a folder in name order.
+
+    Attributes:
+        files: The files.
+        image: Name of the image column.
+        label: Name of the label column.
+        n_rows: Rows of all files.
+        classes: Class names from Hugging Face's schema metadata or from ``--classes``.
+    """
+
+    files: tuple[Path, ...]
+    image: str
+    label: str
+    n_rows: int
+    classes: tuple[str, ...] | None
+    largest: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, files and columns."""
+        names = [file.name for file in self.files]
+        return {"kind": "parquet", "files": names, "image": self.image, "label": self.label}
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        import pyarrow.parquet as pq
+
+        for file in self.files:
+            columns = [f"{self.image}.bytes", f"{self.image}.path", self.label]
+            with pq.ParquetFile(file) as source:
+                for rows in source.iter_batches(_ROWS_AT_ONCE, columns=columns):
+                    yield from self._items(file, rows)
+
+    def _items(self, file: Path, rows: pa.RecordBatch) -> Iterator[SourceItem]:
+        image, labels = rows.column(self.image), rows.column(self.label)
+        known = len(self.classes) if self.classes else np.iinfo(np.int32).max
+        for data, path, label in zip(
+            image.field("bytes").to_pylist(),
+            image.field("path").to_pylist(),
+            labels.to_pylist(),
+            strict=True,
+        ):
+            if label is None or not 0 <= label < known:
+                raise SourceError(
+                    f"{file}: {path}",
+                    expected=f"a label from 0 to {known - 1}",
+                    found=f"the unknown class {label}",
+                    do="correct the label column or give the full class list with --classes",
+                )
+            yield SourceItem(path, label, partial(bytes, data or b""))
+
+
+def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> ParquetImages:
+    """Read the schemas of one Parquet file or of a folder of them.
+
+    Raises:
+        SourceError: Not Parquet, schemas that differ, or no image and label columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
+    n_rows, first = 0, None
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as source:
+                schema, rows = source.schema_arrow, source.metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(
+                file,
+                expected="a Parquet file",
+                found=str(error).splitlines()[0],
+                do="download it again or check the path",
+            ) from error
+        if first is not None and not schema.equals(first):
+            raise SourceError(
+                file,
+                expected=f"the schema of {files[0].name}",
+                found="another one",
+                do="convert the files of each schema on their own",
+            )
+        first, n_rows = schema, n_rows + rows
+    if first is None:
+        raise SourceError(path, expected="Parquet files", found="none", do="check the path")
+    image, label = _columns(first, path)
+    return ParquetImages(files, image, label, n_rows, classes or _class_names(first, label))
+
+
+def _columns(schema: pa.Schema, path: Path) -> tuple[str, str]:
+    import pyarrow as pa
+
+    images, labels = [], []
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            if {"bytes", "path"} <= {child.name for child in field.type}:
+                images.append(field.name)
+        elif pa.types.is_integer(field.type):
+            labels.append(field.name)
+    for wanted, names in (("image", images), ("label", labels)):
+        names.sort(key=lambda name: name != wanted)
+    if not images or not labels:
+        shape = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        raise SourceError(
+            path,
+            expected="a column image: struct<bytes, path> and an integer column label",
+            found=shape[:200],
+            do="export the dataset with Hugging Face's Image feature",
+        )
+    return images[0], labels[0]
+
+
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    try:
+        raw = json.loads((schema.metadata or {})[b"huggingface"])
+        names = raw["info"]["features"][label]["names"]
+    except (KeyError, ValueError, TypeError):
+        return None  # plain Parquet: labels without names
+    return tuple(str(name) for name in names)

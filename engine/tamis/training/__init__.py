@@ -1,0 +1,1 @@
+"""Training loops, their recipes, checkpoints and run records."""

@@ -1,0 +1,228 @@
+"""One training run on bundles: train, evaluate, keep a record and a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tamis import __version__
+from tamis.atomic import atomic_path
+from tamis.devices import autocast
+from tamis.errors import BundleError
+from tamis.loaders.batch import Loader
+from tamis.loaders.memory_loader import ImageSet, MemoryLoader
+from tamis.models.small_resnet import SmallResNet
+from tamis.progress import QUIET, Progress
+from tamis.training.evaluation import Evaluation, evaluate
+from tamis.training.loop import Budget, Seeds, Trained, augmentation_for, n_steps, train
+from tamis.training.recipes import Recipe
+
+__all__ = [
+    "EVALUATION_BATCH",
+    "RunRecord",
+    "check_same_classes",
+    "environment",
+    "load_checkpoint",
+    "run_training",
+    "write_run",
+]
+
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is kept of a run; times in seconds.
+
+    Attributes:
+        test_accuracy: Share of the test set.
+        test_loss: Mean cross-entropy in nats.
+        per_class_accuracy: In label order; None for a class without test examples.
+        train_seconds: The training loop alone.
+        setup_seconds: Decoding and everything else before it.
+        evaluation_seconds: The pass over the test set.
+        steps: Optimizer steps.
+        examples_seen: Examples shown, repetitions counted.
+        images_per_second: In the training loop.
+        n_examples: Examples trained on.
+        full_examples: Examples of the full set that they are a part of.
+        budget: The compute protocol, "steps" or "epochs".
+        seed: Of order, augmentation and initialisation.
+        recipe: Every value of the recipe.
+        train_digest: Content digest of the training bundle.
+        test_digest: Content digest of the test bundle.
+        epoch_losses: Mean training loss of each epoch, in nats.
+        environment: Device, versions, threads.
+    """
+
+    test_accuracy: float
+    test_loss: float
+    per_class_accuracy: tuple[float | None, ...]
+    train_seconds: float
+    setup_seconds: float
+    evaluation_seconds: float
+    steps: int
+    examples_seen: int
+    images_per_second: float
+    n_examples: int
+    full_examples: int
+    budget: Budget
+    seed: int
+    recipe: dict[str, Any]
+    train_digest: str
+    test_digest: str
+    epoch_losses: tuple[float, ...]
+    environment: dict[str, Any]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The machine and versions that a measured number belongs to."""
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        processor = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux: the platform's own word stands
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    with autocast(device):
+        precision = "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"
+    return {
+        "device": gpu or processor,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "tamis": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def check_same_classes(train: tuple[str, ...] | None, test: tuple[str, ...] | None) -> None:
+    """Refuse a test set whose labels mean other classes.
+
+    Raises:
+        BundleError: Both name their classes, and differently.
+    """
+    if train and test and train != test:
+        odd = next((a, b) for a, b in zip((*train, None), (*test, None), strict=False) if a != b)
+        raise BundleError(
+            "test bundle",
+            expected=f"the training bundle's {len(train)} classes",
+            found=f"{len(test)}, which differ first at {odd[0]!r} against {odd[1]!r}",
+            do="convert the test images with --classes, from the training set's class list",
+        )
+
+
+def run_training(
+    train_source: ImageSet | Loader,
+    test_loader: Loader,
+    recipe: Recipe,
+    *,
+    n_classes: int,
+    full_examples: int,
+    budget: Budget,
+    seed: int,
+    device: torch.device,
+    train_digest: str,
+    test_digest: str,
+    setup_seconds: float = 0.0,
+    progress: Progress = QUIET,
+    label: str = "train",
+) -> tuple[Trained, RunRecord]:
+    """Train on a set and evaluate on another.
+
+    Args:
+        train_source: Decoded examples, or a shuffling and augmenting loader.
+        test_loader: The test set in any order, without augmentation.
+        recipe: What to train and how.
+        n_classes: Outputs of the network.
+        full_examples: Examples of the full set; with ``budget="steps"`` decides the steps.
+        budget: See :func:`tamis.training.loop.n_steps`.
+        seed: Of order, augmentation and initialisation.
+        device: Where to train.
+        train_digest: For the record.
+        test_digest: For the record.
+        setup_seconds: For the record.
+        progress: Told of every step.
+        label: Names the run in the progress.
+    """
+    seeds = Seeds.from_one(seed)
+    if isinstance(train_source, ImageSet):
+        train_source = MemoryLoader(
+            train_source,
+            recipe.batch_size,
+            order_seed=seeds.order,
+            augmentation=augmentation_for(recipe, seeds),
+        )
+    n_examples = train_source.n_examples
+    trained = train(
+        train_source,
+        recipe,
+        n_classes,
+        steps=n_steps(n_examples, full_examples, recipe, budget),
+        seeds=seeds,
+        device=device,
+        progress=progress,
+        label=label,
+    )
+    start = time.perf_counter()
+    result = evaluate(trained.model, test_loader, n_classes, device)
+    record = RunRecord(
+        test_accuracy=result.accuracy,
+        test_loss=result.loss,
+        per_class_accuracy=_without_nan(result),
+        train_seconds=trained.seconds,
+        setup_seconds=setup_seconds,
+        evaluation_seconds=time.perf_counter() - start,
+        steps=trained.steps,
+        examples_seen=trained.examples_seen,
+        images_per_second=trained.examples_seen / trained.seconds,
+        n_examples=n_examples,
+        full_examples=full_examples,
+        budget=budget,
+        seed=seed,
+        recipe=asdict(recipe),
+        train_digest=train_digest,
+        test_digest=test_digest,
+        epoch_losses=trained.epoch_losses,
+        environment=environment(device),
+    )
+    return trained, record
+
+
+def _without_nan(result: Evaluation) -> tuple[float | None, ...]:
+    return tuple(None if value != value else value for value in result.per_class.tolist())
+
+
+def write_run(out: Path, record: RunRecord, model: SmallResNet) -> None:
+    """Write ``record.json`` and ``model.pt`` (weights and architecture) into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / "model.pt", overwrite=True) as partial:
+        torch.save({"config": model.config, "state": model.state_dict()}, partial)
+    with atomic_path(out / "record.json", overwrite=True) as partial:
+        partial.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(run_dir: Path, device: torch.device) -> SmallResNet:
+    """The network of a run written by :func:`write_run`; loads tensors only, no code.
+
+    Raises:
+        BundleError: No checkpoint, or a damaged one.
+    """
+    try:
+        raw = torch.load(run_dir / "model.pt", map_location=device, weights_only=True)
+        model = SmallResNet(**raw["config"])
+        model.load_state_dict(raw["state"])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+        raise BundleError(
+            run_dir,
+            expected="a run folder with the file model.pt",
+            found=str(error).splitlines()[0],
+            do="give the --out folder of a finished: tamis train",
+        ) from error
+    return model.to(device).eval()

@@ -1,0 +1,1 @@
+"""Numba twins of the kernels. They assume checked input; call the public functions instead."""
