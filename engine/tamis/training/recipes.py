@@ -66,7 +66,7 @@ RECIPES = {
         Recipe("small", 32, 32, epochs=15, batch_size=128, learning_rate=0.2),
         # 8 × 8 handwritten digits: a mirrored digit is another sign; a second on a CPU.
         Recipe(
-            "digits", 8, 16, epochs=12, batch_size=64, learning_rate=0.1, flip=False, translate=1
+            "digits", 8, 16, epochs=8, batch_size=64, learning_rate=0.1, flip=False, translate=0
         ),
     )
 }

@@ -1,0 +1,281 @@
+"""One campaign, all scores: the fewest trainings that serve the metrics asked for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tamis.bundles.beton import Bundle
+from tamis.errors import ScoreTableError, UsageError
+from tamis.hashing import example_uniform
+from tamis.inference import embed, embed_pixels
+from tamis.loaders.batch import Loader
+from tamis.loaders.memory_loader import ImageSet, load_image_set
+from tamis.loaders.opening import fits_in_memory, open_loader
+from tamis.metrics.dynamics import DynamicsScores, RunDynamics
+from tamis.metrics.registry import Metric, Needs
+from tamis.progress import QUIET, Progress
+from tamis.prototypes import (
+    class_prototype_distance,
+    kmeans_prototypes,
+    nearest_prototype_distance,
+)
+from tamis.score_table import ScoreColumn, ScoreTable
+from tamis.training.loop import Seeds, augmentation_for, n_steps, train
+from tamis.training.recipes import Recipe
+from tamis.training.runs import EVALUATION_BATCH, load_checkpoint
+from tamis.training.selfsup import SelfsupSettings, train_encoder
+
+__all__ = ["CampaignSettings", "ScoreReport", "compute_embeddings", "score"]
+
+
+@dataclass(frozen=True)
+class CampaignSettings:
+    """How scores are computed.
+
+    Attributes:
+        recipe: Of the scoring networks.
+        models: How many networks the dynamics metrics are averaged over.
+        encoder: ``selfsup`` trains one on the bundle without labels; ``pixels``; ``tamis:RUN``
+            takes the penultimate layer of a trained run (which saw labels); ``npy:FILE`` reads
+            embeddings made elsewhere, one row per example in the bundle's order.
+        k: Prototypes of the self-supervised metric; None takes the number of classes.
+        selfsup: Settings of the ``selfsup`` encoder.
+        seed: The first of the networks' seeds.
+        loader: As in :func:`tamis.loaders.opening.open_loader`.
+    """
+
+    recipe: Recipe
+    models: int = 4
+    encoder: str = "selfsup"
+    k: int | None = None
+    selfsup: SelfsupSettings = field(default_factory=SelfsupSettings)
+    seed: int = 0
+    loader: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.models < 1:
+            raise UsageError(
+                "--models", expected="at least 1", found=str(self.models), do="4 is the default"
+            )
+
+    @property
+    def early_epoch(self) -> int:
+        """Epochs before EL2N is taken: a fifth, at least one."""
+        return max(1, round(0.2 * self.recipe.epochs))
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """A finished campaign: the table and the seconds that each family took."""
+
+    table: ScoreTable
+    seconds: dict[str, float]
+
+
+def score(
+    bundle: Bundle,
+    metrics: list[Metric],
+    settings: CampaignSettings,
+    device: torch.device,
+    *,
+    progress: Progress = QUIET,
+) -> ScoreReport:
+    """Compute metrics for every example of a bundle.
+
+    Runs at most ``settings.models`` trainings and one encoder, whatever the number of metrics.
+    Memory besides the loader's: O(N) per metric, and N × d for embeddings.
+
+    Raises:
+        UsageError: Settings that contradict each other.
+        BundleError: A record that does not decode.
+    """
+    campaign = _Campaign(bundle, settings, device, progress)
+    needed = {metric.needs for metric in metrics}
+    seconds: dict[str, float] = {}
+    values: dict[str, NDArray[np.float32]] = {}
+    infos: dict[Needs, dict[str, Any]] = {}
+    for needs, compute in (
+        (Needs.IDS, campaign.from_ids),
+        (Needs.DYNAMICS, campaign.from_dynamics),
+        (Needs.EMBEDDINGS, campaign.from_embeddings),
+    ):
+        if needs in needed:
+            start = time.perf_counter()
+            names = [metric.name for metric in metrics if metric.needs is needs]
+            found, infos[needs] = compute(names)
+            values |= found
+            seconds[needs.name.lower()] = time.perf_counter() - start
+    columns = {
+        metric.name: ScoreColumn(values[metric.name], _provenance(metric, infos[metric.needs]))
+        for metric in metrics
+    }
+    paths = [None] * bundle.n_examples if bundle.paths is None else bundle.paths.to_pylist()
+    table = ScoreTable(
+        bundle.digest, bundle.example_ids, bundle.labels.astype(np.int32), paths, columns
+    )
+    return ScoreReport(table, seconds)
+
+
+def compute_embeddings(
+    bundle: Bundle,
+    settings: CampaignSettings,
+    device: torch.device,
+    *,
+    progress: Progress = QUIET,
+) -> NDArray[np.float32]:
+    """Embeddings by ``settings.encoder`` in the bundle's order, (n, d) float32.
+
+    Raises:
+        UsageError: An unknown encoder.
+        ScoreTableError: An .npy file that does not fit the bundle.
+    """
+    return _Campaign(bundle, settings, device, progress).embeddings()
+
+
+def _provenance(metric: Metric, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "metric": metric.name,
+        "version": metric.version,
+        "high_means": metric.high_means,
+        "flipped": metric.flipped,
+        "labels_used": metric.labels,
+        "parameters": parameters,
+    }
+
+
+_Scores = tuple[dict[str, NDArray[np.float32]], dict[str, Any]]
+
+
+class _Campaign:
+    """Decodes at most once, trains at most once per network."""
+
+    def __init__(
+        self, bundle: Bundle, settings: CampaignSettings, device: torch.device, progress: Progress
+    ) -> None:
+        self.bundle, self.settings, self.device, self.progress = bundle, settings, device, progress
+        self._image_set: ImageSet | None = None
+
+    def _loader(self, batch_size: int, order_seed: int | None = None, **options: Any) -> Loader:
+        recipe, backend = self.settings.recipe, self.settings.loader
+        source: Bundle | ImageSet = self.bundle
+        fits = fits_in_memory(self.bundle, recipe.resolution, self.device)
+        if backend == "memory" or (backend == "auto" and fits):
+            if self._image_set is None:
+                self._image_set = load_image_set(
+                    self.bundle, recipe.resolution, self.device, progress=self.progress
+                )
+            source = self._image_set
+        return open_loader(
+            source,
+            backend="memory" if isinstance(source, ImageSet) else "ffcv",
+            batch_size=batch_size,
+            resolution=recipe.resolution,
+            device=self.device,
+            order_seed=order_seed,
+            **options,
+        )
+
+    def from_ids(self, names: list[str]) -> _Scores:
+        """The random baseline."""
+        uniform = example_uniform(self.bundle.example_ids, self.settings.seed, "random metric")
+        return {"random": uniform.astype(np.float32)}, {"seed": self.settings.seed}
+
+    def from_dynamics(self, names: list[str]) -> _Scores:
+        """Train the networks and average what their observers saw."""
+        settings, recipe = self.settings, self.settings.recipe
+        total = DynamicsScores()
+        evaluation = self._loader(EVALUATION_BATCH)
+        early = settings.early_epoch if "el2n" in names else None
+        for model_seed in range(settings.seed, settings.seed + settings.models):
+            seeds = Seeds.from_one(model_seed)
+            watch = RunDynamics(self.bundle.example_ids, evaluation, early, self.device)
+            trained = train(
+                self._loader(
+                    recipe.batch_size, seeds.order, augmentation=augmentation_for(recipe, seeds)
+                ),
+                recipe,
+                self.bundle.n_classes,
+                steps=n_steps(self.bundle.n_examples, self.bundle.n_examples, recipe, "epochs"),
+                seeds=seeds,
+                device=self.device,
+                observer=watch,
+                progress=self.progress,
+                label=f"score: network {total.n_runs + 1} of {settings.models}",
+            )
+            total.add(watch.finish(trained.model))
+        info = {
+            "models": settings.models,
+            "seed": settings.seed,
+            "recipe": recipe.name,
+            "recipe_digest": recipe.digest,
+            "epochs": recipe.epochs,
+            "early_epoch": settings.early_epoch,
+        }
+        return {name: total.mean(name) for name in names}, info
+
+    def from_embeddings(self, names: list[str]) -> _Scores:
+        """Distances to class means and to k-means prototypes."""
+        settings = self.settings
+        embeddings = self.embeddings()
+        k = settings.k or min(self.bundle.n_classes, len(embeddings))
+        found: dict[str, NDArray[np.float32]] = {}
+        if "prototypes" in names:
+            found["prototypes"] = class_prototype_distance(embeddings, self.bundle.labels)
+        if "selfsup-prototypes" in names:
+            prototypes = kmeans_prototypes(embeddings, k, seed=settings.seed)
+            found["selfsup-prototypes"] = nearest_prototype_distance(embeddings, prototypes)
+        info = {"encoder": settings.encoder, "k": k, "seed": settings.seed}
+        if settings.encoder == "selfsup":
+            info["encoder_epochs"] = settings.selfsup.epochs
+        return found, info
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """See :func:`compute_embeddings`."""
+        settings = self.settings
+        kind, _, argument = settings.encoder.partition(":")
+        if kind == "npy" and argument:
+            return _read_embeddings(Path(argument), self.bundle)
+        if kind == "pixels" and not argument:
+            return embed_pixels(self._loader(EVALUATION_BATCH))
+        if kind == "tamis" and argument:
+            model = load_checkpoint(Path(argument), self.device)
+        elif kind == "selfsup" and not argument:
+            model = train_encoder(
+                self._loader(settings.selfsup.batch_size, settings.seed),
+                settings.recipe,
+                settings.selfsup,
+                seed=settings.seed,
+                device=self.device,
+                progress=self.progress,
+            )
+        else:
+            raise UsageError(
+                "--encoder",
+                expected="selfsup, pixels, tamis:RUN_DIR or npy:FILE",
+                found=settings.encoder,
+                do="choose one of them",
+            )
+        loader = self._loader(EVALUATION_BATCH)
+        return embed(model, loader, self.device, progress=self.progress)
+
+
+def _read_embeddings(path: Path, bundle: Bundle) -> NDArray[np.float32]:
+    try:
+        rows = np.load(path, allow_pickle=False)
+        if rows.ndim != 2 or len(rows) != bundle.n_examples or rows.dtype.kind != "f":
+            raise ValueError(f"an array {rows.shape} of {rows.dtype}")
+    except (OSError, ValueError, EOFError) as error:
+        raise ScoreTableError(
+            path,
+            expected=f"an .npy of floats, ({bundle.n_examples}, d), one row per example in order",
+            found=str(error).splitlines()[0],
+            do=f"embed the images of {bundle.path} again, in its order",
+        ) from error
+    return np.asarray(rows, np.float32)

@@ -1,0 +1,117 @@
+"""Metrics that come from watching training runs, in O(N) memory.
+
+Forgetting is counted on the batches as they are trained on (Toneva et al. 2019: between
+consecutive presentations); EL2N, loss, margin and entropy come from passes over the whole set in
+evaluation mode without augmentation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tamis.arrays import to_numpy
+from tamis.inference import infer
+from tamis.loaders.batch import Loader
+from tamis.models.small_resnet import SmallResNet
+from tamis_kernels import row_scores
+
+__all__ = ["DynamicsScores", "ForgettingCounter", "RunDynamics"]
+
+
+class ForgettingCounter:
+    """Counts correct → wrong transitions per example; 6 bytes of state an example.
+
+    Args:
+        n_examples: Positions 0…n-1.
+    """
+
+    def __init__(self, n_examples: int) -> None:
+        self._events = np.zeros(n_examples, np.int32)
+        self._was_correct = np.zeros(n_examples, bool)
+        self._ever_correct = np.zeros(n_examples, bool)
+
+    def update(self, positions: NDArray[np.int64], correct: NDArray[np.bool_]) -> None:
+        """Take one presentation of distinct examples."""
+        self._events[positions] += self._was_correct[positions] & ~correct
+        self._was_correct[positions] = correct
+        self._ever_correct[positions] |= correct
+
+    def scores(self, n_epochs: int) -> NDArray[np.float64]:
+        """(n,) events; an example that was never right counts ``n_epochs``, as the hardest."""
+        return np.where(self._ever_correct, self._events, n_epochs).astype(np.float64)
+
+
+class RunDynamics:
+    """Watches one run (an :class:`tamis.training.loop.Observer`).
+
+    Args:
+        example_ids: (n,) int64 ids of the set, in its order.
+        evaluation: The same set in its order, without augmentation.
+        early_epoch: EL2N is taken after this many epochs; None leaves it out.
+        device: Where the network runs.
+    """
+
+    def __init__(
+        self,
+        example_ids: NDArray[np.int64],
+        evaluation: Loader,
+        early_epoch: int | None,
+        device: torch.device,
+    ) -> None:
+        self._sorter = np.argsort(example_ids, kind="stable")
+        self._sorted_ids = example_ids[self._sorter]
+        self._evaluation, self._early_epoch, self._device = evaluation, early_epoch, device
+        self._forgetting = ForgettingCounter(len(example_ids))
+        self._n_epochs = 0
+        self.el2n: NDArray[np.float64] | None = None
+
+    def on_batch(
+        self, epoch: int, example_ids: NDArray[np.int64], labels: Tensor, logits: Tensor
+    ) -> None:
+        """Count forgetting on the logits as trained on."""
+        positions = self._sorter[np.searchsorted(self._sorted_ids, example_ids)]
+        self._forgetting.update(positions, to_numpy(logits.argmax(dim=1) == labels))
+
+    def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
+        """Take EL2N at the early epoch."""
+        self._n_epochs = epoch + 1
+        if self._n_epochs == self._early_epoch:
+            scores = [row_scores(o.logits, o.labels).el2n for o in self._passes(model)]
+            self.el2n = np.concatenate(scores).astype(np.float64)
+
+    def finish(self, model: SmallResNet) -> dict[str, NDArray[np.float64]]:
+        """All metrics of this run, (n,) float64 each, high = hard."""
+        final = [row_scores(o.logits, o.labels) for o in self._passes(model)]
+        scores = {
+            "loss": np.concatenate([part.loss for part in final]).astype(np.float64),
+            "margin": -np.concatenate([part.margin for part in final]).astype(np.float64),
+            "entropy": np.concatenate([part.entropy for part in final]).astype(np.float64),
+            "forgetting": self._forgetting.scores(self._n_epochs),
+        }
+        if self.el2n is not None:
+            scores["el2n"] = self.el2n
+        return scores
+
+    def _passes(self, model: SmallResNet):  # type: ignore[no-untyped-def]
+        return infer(model, self._evaluation, self._device)
+
+
+class DynamicsScores:
+    """Means of the metrics over several runs; 8 bytes an example and metric."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self.n_runs = 0
+
+    def add(self, scores: dict[str, NDArray[np.float64]]) -> None:
+        """Take the metrics of one run."""
+        self.n_runs += 1
+        for name, values in scores.items():
+            self._sums[name] = self._sums.get(name, 0.0) + values
+
+    def mean(self, name: str) -> NDArray[np.float32]:
+        """(n,) float32 mean over the runs."""
+        return (self._sums[name] / self.n_runs).astype(np.float32)

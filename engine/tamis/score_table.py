@@ -1,0 +1,163 @@
+"""The score table: example ids × metrics, as Parquet.
+
+Every score is stored so that a higher score means harder; what was flipped to get there, and how
+the numbers came about, stands in the column's metadata. The schema's metadata holds the digest
+of the bundle that was scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.atomic import atomic_path
+from tamis.bundles.beton import Bundle
+from tamis.errors import ScoreTableError
+
+__all__ = ["ScoreColumn", "ScoreTable", "read_score_table", "write_score_table"]
+
+_IDENTITY = ("example_id", "path", "label")
+
+
+@dataclass(frozen=True)
+class ScoreColumn:
+    """The scores of one metric.
+
+    Attributes:
+        values: (n,) float32, higher = harder, finite.
+        info: Metric version, parameters, seeds, whether labels were used, what was flipped.
+    """
+
+    values: NDArray[np.float32]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the values."""
+        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of every example of a bundle.
+
+    Attributes:
+        bundle_digest: Content digest of the bundle that was scored.
+        example_ids: (n,) int64, distinct, in the bundle's order.
+        labels: (n,) int32.
+        paths: n source paths, None where unknown.
+        columns: Metric name → scores.
+    """
+
+    bundle_digest: str
+    example_ids: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    paths: list[str | None]
+    columns: dict[str, ScoreColumn]
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            finite = np.isfinite(column.values)
+            if column.values.shape != self.example_ids.shape or not finite.all():
+                raise ScoreTableError(
+                    f"metric {name}",
+                    expected=f"{len(self.example_ids)} finite scores",
+                    found=f"{int(finite.sum())} finite of {len(column.values)}",
+                    do="compute the metric again",
+                )
+
+    def column(self, metric: str) -> ScoreColumn:
+        """The scores of a metric.
+
+        Raises:
+            ScoreTableError: The table does not hold it.
+        """
+        if metric not in self.columns:
+            raise ScoreTableError(
+                "metric",
+                expected="one of the table's metrics: " + ", ".join(self.columns),
+                found=metric,
+                do=f"choose one of them, or run: tamis score … --metrics {metric}",
+            )
+        return self.columns[metric]
+
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Refuse a bundle that is neither the scored one nor cut from it.
+
+        Raises:
+            ScoreTableError: Another bundle.
+        """
+        if self.bundle_digest not in (ancestor.digest for ancestor in bundle.lineage):
+            raise ScoreTableError(
+                "score table",
+                expected=f"scores of {bundle.path} ({bundle.digest}) or of its ancestors",
+                found=f"scores of another bundle ({self.bundle_digest})",
+                do=f"run: tamis score {bundle.path} SCORES.parquet",
+            )
+
+
+def write_score_table(table: ScoreTable, out: Path, *, overwrite: bool = False) -> None:
+    """Write a table atomically as Parquet.
+
+    Raises:
+        UsageError: ``out`` exists, or its folder does not.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [
+        pa.field("example_id", pa.int64()),
+        pa.field("path", pa.string()),
+        pa.field("label", pa.int32()),
+    ]
+    arrays = [pa.array(table.example_ids), pa.array(table.paths, pa.string())]
+    arrays.append(pa.array(table.labels))
+    for name, column in table.columns.items():
+        info = json.dumps(column.info, sort_keys=True)
+        fields.append(pa.field(name, pa.float32(), metadata={"tamis": info}))
+        arrays.append(pa.array(column.values))
+    schema = pa.schema(fields, metadata={"tamis_bundle": table.bundle_digest})
+    with atomic_path(out, overwrite=overwrite) as partial:
+        pq.write_table(pa.table(arrays, schema=schema), partial, compression="zstd")
+
+
+def read_score_table(path: Path) -> ScoreTable:
+    """Read a table.
+
+    Raises:
+        ScoreTableError: The file is missing, not Parquet, or not a score table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, partitioning=None)
+        metadata = table.schema.metadata or {}
+        if b"tamis_bundle" not in metadata:
+            raise ValueError("a Parquet file without a bundle digest")
+        columns = {}
+        for part in table.schema:
+            if part.name not in _IDENTITY:
+                info = json.loads((part.metadata or {}).get(b"tamis", b"{}"))
+                values = table[part.name].cast(pa.float32()).to_numpy()
+                columns[part.name] = ScoreColumn(values, info)
+        return ScoreTable(
+            metadata[b"tamis_bundle"].decode(),
+            table["example_id"].cast(pa.int64()).to_numpy(),
+            table["label"].cast(pa.int32()).to_numpy(),
+            table["path"].to_pylist(),
+            columns,
+        )
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ScoreTableError(
+            path,
+            expected="a score table",
+            found=str(error).splitlines()[0] if path.exists() else "no file",
+            do="write one with: tamis score BUNDLE SCORES.parquet",
+        ) from error
