@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tamis.atomic import atomic_path
 from tamis.bundles.beton import Bundle
 from tamis.errors import ScoreTableError
 
-__all__ = ["ScoreColumn", "ScoreTable", "read_score_table", "write_score_table"]
+__all__ = ["ScoreColumn", "ScoreTable", "merge_columns", "read_score_table", "write_score_table"]
 
 _IDENTITY = ("example_id", "path", "label")
 
@@ -100,6 +100,42 @@ class ScoreTable:
                 found=f"scores of another bundle ({self.bundle_digest})",
                 do=f"run: tamis score {bundle.path} SCORES.parquet",
             )
+
+    def for_bundle(self, bundle: Bundle) -> ScoreTable:
+        """The rows of the bundle's examples, in the bundle's order.
+
+        Raises:
+            ScoreTableError: As :meth:`check_bundle`.
+        """
+        self.check_bundle(bundle)
+        order = np.argsort(self.example_ids, kind="stable")
+        rows = order[np.searchsorted(self.example_ids, bundle.example_ids, sorter=order)]
+        return ScoreTable(
+            self.bundle_digest,
+            self.example_ids[rows],
+            self.labels[rows],
+            [self.paths[row] for row in rows],
+            {
+                name: ScoreColumn(column.values[rows], column.info)
+                for name, column in self.columns.items()
+            },
+        )
+
+
+def merge_columns(table: ScoreTable, newer: ScoreTable) -> ScoreTable:
+    """One table with the columns of both; a column of both is the newer one.
+
+    Raises:
+        ScoreTableError: They score different bundles.
+    """
+    if table.bundle_digest != newer.bundle_digest:
+        raise ScoreTableError(
+            "score table",
+            expected=f"scores of the same bundle ({newer.bundle_digest})",
+            found=f"scores of another one ({table.bundle_digest})",
+            do="write the new scores to a file of their own",
+        )
+    return replace(table, columns=table.columns | newer.columns)
 
 
 def write_score_table(table: ScoreTable, out: Path, *, overwrite: bool = False) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from tamis.bundles.beton import Bundle
@@ -31,7 +29,7 @@ def fits_in_memory(bundle: Bundle, resolution: int, device: torch.device) -> boo
 def open_loader(
     source: Bundle | ImageSet,
     *,
-    backend: Literal["auto", "ffcv", "memory"] = "auto",
+    backend: str = "auto",
     batch_size: int,
     resolution: int,
     device: torch.device | str = "cpu",

@@ -9,14 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tamis import __version__
 from tamis.atomic import atomic_path
+from tamis.bundles.beton import Bundle
 from tamis.devices import autocast
-from tamis.errors import BundleError
+from tamis.errors import BundleError, UsageError
 from tamis.loaders.batch import Loader
-from tamis.loaders.memory_loader import ImageSet, MemoryLoader
+from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
+from tamis.loaders.opening import open_loader
 from tamis.models.small_resnet import SmallResNet
 from tamis.progress import QUIET, Progress
 from tamis.training.evaluation import Evaluation, evaluate
@@ -30,6 +34,7 @@ __all__ = [
     "environment",
     "load_checkpoint",
     "run_training",
+    "train_on_bundle",
     "write_run",
 ]
 
@@ -193,6 +198,89 @@ def run_training(
         environment=environment(device),
     )
     return trained, record
+
+
+def train_on_bundle(
+    training: Bundle,
+    testing: Bundle,
+    recipe: Recipe,
+    *,
+    example_ids: NDArray[np.int64] | None = None,
+    budget: Budget = "steps",
+    seed: int = 0,
+    loader: str = "auto",
+    device: torch.device,
+    progress: Progress = QUIET,
+) -> tuple[Trained, RunRecord]:
+    """Train on a bundle or on some of its examples, and test.
+
+    A pruned bundle and the same selection of its parent give the same run: order and
+    augmentation belong to the example ids, and a pruned bundle knows the size of its full set.
+
+    Args:
+        training: Real or pruned.
+        testing: With the same classes.
+        recipe: What to train and how.
+        example_ids: (k,) int64, train on these only; needs the memory loader.
+        budget: See :func:`tamis.training.loop.n_steps`.
+        seed: Of order, augmentation and initialisation.
+        loader: As in :func:`tamis.loaders.opening.open_loader`.
+        device: Where to train.
+        progress: Told of decoding and of every step.
+
+    Raises:
+        BundleError: Classes that differ, unknown ids, or a record that does not decode.
+        UsageError: An unknown loader, or a selection with the ffcv loader.
+    """
+    start = time.perf_counter()
+    check_same_classes(training.classes, testing.classes)
+    seeds = Seeds.from_one(seed)
+    source: Loader | ImageSet
+    if example_ids is not None:
+        if loader == "ffcv":
+            raise UsageError(
+                "--selection",
+                expected="the memory loader with a selection",
+                found="--loader ffcv",
+                do="cut the bundle first: tamis cut BUNDLE OUT.beton --selection KEPT.parquet",
+            )
+        positions = np.sort(training.positions(example_ids))
+        whole = load_image_set(training, recipe.resolution, device, progress=progress)
+        source = whole.subset(positions)
+    else:
+        source = open_loader(
+            training,
+            backend=loader,
+            batch_size=recipe.batch_size,
+            resolution=recipe.resolution,
+            device=device,
+            order_seed=seeds.order,
+            augmentation=augmentation_for(recipe, seeds),
+            progress=progress,
+        )
+    test_loader = open_loader(
+        testing,
+        backend=loader,
+        batch_size=EVALUATION_BATCH,
+        resolution=recipe.resolution,
+        device=device,
+        progress=progress,
+    )
+    manifest = training.manifest
+    return run_training(
+        source,
+        test_loader,
+        recipe,
+        n_classes=max(training.n_classes, testing.n_classes),
+        full_examples=(manifest.full_examples if manifest else None) or training.n_examples,
+        budget=budget,
+        seed=seed,
+        device=device,
+        train_digest=training.digest,
+        test_digest=testing.digest,
+        setup_seconds=time.perf_counter() - start,
+        progress=progress,
+    )
 
 
 def _without_nan(result: Evaluation) -> tuple[float | None, ...]:

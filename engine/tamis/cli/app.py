@@ -1,0 +1,93 @@
+"""The application: its commands, and how an error ends it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from tamis import __version__
+from tamis.cli import bundles, runs, scores
+from tamis.errors import TamisError, WorkFailedError
+
+__all__ = ["app", "main"]
+
+_EPILOG = (
+    "Every command: --help. Errors are one line: expected, found, what to do; --debug anywhere"
+    " shows the traceback. Exit codes: 0 done, 1 the work failed or damage was found, 2 wrong"
+    " usage or unusable input."
+)
+app = typer.Typer(
+    name="tamis",
+    help="Score the images of a dataset, keep the ones worth keeping, retrain, report.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+for command in (
+    bundles.convert,
+    bundles.inspect,
+    bundles.verify,
+    scores.score,
+    scores.metrics,
+    scores.embed,
+    scores.select,
+    bundles.cut,
+    runs.train,
+    runs.recipes,
+    runs.sweep,
+    runs.report,
+    runs.demo,
+):
+    app.command()(command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = app(arguments, standalone_mode=False)
+    except TyperException as error:
+        _end(error.format_message().replace("\n", " "), 2, "see: tamis COMMAND --help")
+    except TamisError as error:
+        if debug:
+            traceback.print_exc()
+        _end(str(error), error.exit_code)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        failed = WorkFailedError(
+            error.filename or "a file",
+            expected="to read or write it",
+            found=error.strerror or str(error),
+            do="check permissions and free space",
+        )
+        _end(str(failed), failed.exit_code)
+    except (KeyboardInterrupt, Abort):
+        _end("interrupted; finished work is kept, nothing is half-written", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(message: str, code: int, hint: str | None = None) -> NoReturn:
+    print(f"tamis: {message}" + (f" ({hint})" if hint else ""), file=sys.stderr, flush=True)
+    # Worker threads may still decode; the interpreter would wait for them.
+    if code == 130:
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,61 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "BundleArgument",
+    "ClassBalance",
+    "Count",
+    "Device",
+    "Json",
+    "Keep",
+    "Metric",
+    "Overwrite",
+    "Prune",
+    "Seed",
+    "Settings",
+    "Side",
+    "parse_settings",
+]
+
+BundleArgument = Annotated[Path, typer.Argument(help="A .beton bundle.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int, typer.Option(help="Makes the run repeatable.")]
+Metric = Annotated[str | None, typer.Option(help="A metric of the score table.")]
+Keep = Annotated[float | None, typer.Option(help="Share to keep, 0 < keep ≤ 1.")]
+Prune = Annotated[float | None, typer.Option(help="Share to leave out: 1 − keep.")]
+Count = Annotated[int | None, typer.Option(help="Number of examples to keep.")]
+Side = Annotated[str, typer.Option(help="hard, easy or random.")]
+ClassBalance = Annotated[
+    float, typer.Option(help="0: by score alone; 1: the same share of every class.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Replace a value of the recipe: --set epochs=30. Repeatable."),
+]
+
+
+def parse_settings(settings: list[str] | None) -> dict[str, str]:
+    """``["epochs=30"]`` → ``{"epochs": "30"}``.
+
+    Raises:
+        UsageError: An entry without "=".
+    """
+    from tamis.errors import UsageError
+
+    parsed = {}
+    for entry in settings or []:
+        key, separator, value = entry.partition("=")
+        if not separator:
+            raise UsageError(
+                "--set", expected="name=value", found=entry, do="write for example --set epochs=30"
+            )
+        parsed[key] = value
+    return parsed

@@ -1,0 +1,95 @@
+"""What commands print: one JSON object for programs, or tables for people; progress on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tamis.progress import Advance, Progress
+
+if TYPE_CHECKING:
+    import rich.progress
+
+__all__ = ["pairs", "print_json", "print_table", "show_progress"]
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object on stdout; paths become text, NaN becomes null."""
+    print(json.dumps(_plain(values)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return str(value)
+
+
+def print_table(headers: list[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
+    """A table on stdout."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*headers, title=title or None, box=SIMPLE_HEAD, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def pairs(values: dict[str, object]) -> None:
+    """Names and values on stdout, one a line."""
+    width = max(len(name) for name in values)
+    for name, value in values.items():
+        print(f"{name:<{width}}  {value}")
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """Bars with rate and time left on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    def __init__(self, bars: rich.progress.Progress) -> None:
+        self._bars = bars
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
+        number = self._bars.add_task(description, total=total, rate="")
+
+        def advance(units: int = 1, /) -> None:
+            speed = self._bars.tasks[self._bars.task_ids.index(number)].speed
+            self._bars.update(number, advance=units, rate=f"{speed:,.0f}/s" if speed else "")
+
+        try:
+            yield advance
+        finally:
+            self._bars.remove_task(number)

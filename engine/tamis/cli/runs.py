@@ -1,0 +1,201 @@
+"""train, recipes, sweep, report, demo."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tamis.cli.options import (
+    BundleArgument,
+    Device,
+    Json,
+    Overwrite,
+    Seed,
+    Settings,
+    parse_settings,
+)
+from tamis.cli.output import pairs, print_json, print_table, show_progress
+
+if TYPE_CHECKING:
+    from tamis.report.page import Report
+
+__all__ = ["demo", "recipes", "report", "sweep", "train"]
+
+
+def train(
+    bundle: BundleArgument,
+    test: Annotated[Path, typer.Option(help="The test bundle.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    recipe: Annotated[str, typer.Option(help="See: tamis recipes.")] = "small",
+    settings: Settings = None,
+    selection: Annotated[
+        Path | None, typer.Option(help="Train on these examples of the bundle only.")
+    ] = None,
+    budget: Annotated[
+        Literal["steps", "epochs"],
+        typer.Option(help="Give a pruned set the full set's steps, or its epochs."),
+    ] = "steps",
+    loader: Annotated[str, typer.Option(help="auto, memory or ffcv.")] = "auto",
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Train on a bundle, real or pruned, and test."""
+    from tamis.atomic import refuse_existing
+    from tamis.bundles.beton import open_bundle
+    from tamis.devices import resolve_device
+    from tamis.selection import read_selected_ids
+    from tamis.training.recipes import get_recipe
+    from tamis.training.runs import train_on_bundle, write_run
+
+    chosen = get_recipe(recipe, parse_settings(settings))
+    refuse_existing(out / "record.json" if out.is_dir() else out, overwrite)
+    training, testing = open_bundle(bundle), open_bundle(test)
+    ids = read_selected_ids(selection, training) if selection else None
+    with show_progress() as progress:
+        trained, record = train_on_bundle(
+            training,
+            testing,
+            chosen,
+            example_ids=ids,
+            budget=budget,
+            seed=seed,
+            loader=loader,
+            device=resolve_device(device),
+            progress=progress,
+        )
+    write_run(out, record, trained.model)
+    if json:
+        print_json(asdict(record))
+        return
+    pairs(
+        {
+            "run": out,
+            "test accuracy": f"{100 * record.test_accuracy:.2f} %",
+            "test loss": f"{record.test_loss:.4f}",
+            "trained on": f"{record.n_examples:,} of {record.full_examples:,} examples,"
+            f" {record.steps:,} steps (same {budget} as the full set)",
+            "time": f"{record.train_seconds:.1f} s ({record.images_per_second:,.0f} images/s),"
+            f" set-up {record.setup_seconds:.1f} s",
+        }
+    )
+
+
+def recipes(json: Json = False) -> None:
+    """The recipes and their values."""
+    from tamis.training.recipes import RECIPES
+
+    if json:
+        print_json({"recipes": [asdict(recipe) for recipe in RECIPES.values()]})
+        return
+    values = [asdict(recipe) for recipe in RECIPES.values()]
+    rows = [[key, *(value[key] for value in values)] for key in values[0] if key != "name"]
+    print_table(["", *RECIPES], rows)
+
+
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="SWEEP.yaml", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the records.", show_default=False)],
+    executor: Annotated[Literal["local"], typer.Option(help="Where trials run.")] = "local",
+    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and list the trials.")
+    ] = False,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Train every cell of a grid; a second call runs only what is missing."""
+    from tamis.sweep import plan_sweep, read_sweep_spec, run_sweep
+
+    grid = read_sweep_spec(spec)
+    if dry_run:
+        plan = plan_sweep(grid, out)
+        if json:
+            print_json(asdict(plan))
+        else:
+            pairs(
+                {
+                    "trials": f"{plan.n_trials} ({plan.n_done} done, {plan.n_missing} to run)",
+                    "steps": f"{plan.steps:,} optimizer steps of {plan.batch_size} images",
+                }
+            )
+        return
+    with show_progress() as progress:
+        done = run_sweep(grid, out, device=device, workers=workers, progress=progress)
+    if json:
+        print_json(asdict(done))
+    else:
+        for failure in done.failures:
+            print(f"failed  {failure}")
+        print(f"{done.records}: {done.n_done} of {done.n_trials} trials done")
+    if done.n_failed:
+        raise typer.Exit(1)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="The --out of a sweep.", show_default=False)],
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Records → report.html, table.csv and plots beside them."""
+    from tamis.report.page import write_report
+
+    with show_progress() as progress:
+        done = write_report(folder, overwrite=overwrite, progress=progress)
+    _print_report(done, json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("tamis-demo"),
+    seeds: Annotated[int, typer.Option(help="Seeds per cell of the sweep.")] = 5,
+    workers: Annotated[int, typer.Option(help="Processes of the sweep.")] = 2,
+    json: Json = False,
+) -> None:
+    """The whole line on real handwritten digits, in under three minutes."""
+    from tamis.demo import run_demo
+
+    with show_progress() as progress:
+        done = run_demo(out, seeds=seeds, workers=workers, progress=progress)
+    _print_report(done, json)
+
+
+def _print_report(done: Report, json: bool) -> None:
+    if json:
+        print_json(
+            {
+                "report": done.html.resolve(),
+                "csv": done.csv,
+                "plots": done.plots,
+                "verdicts": done.verdicts,
+            }
+        )
+        return
+    for table, sentences in zip(done.tables, done.verdicts, strict=True):
+        rows = [
+            [row.name, *(_cell(row.cells.get(keep)) for keep in table.keeps)] for row in table.rows
+        ]
+        if table.full:
+            rows.append(["full", _interval(table.full)] + [""] * (len(table.keeps) - 1))
+        title = f"Test accuracy in %, same {table.budget}; mean ± 95 % interval"
+        headers = ["keep fraction", *(f"{keep:g}" for keep in table.keeps)]
+        print_table(headers, rows, title)
+        print("\n".join(sentences))
+    print(f"\nreport: {done.html.resolve()}")
+
+
+def _cell(cell: object) -> str:
+    from tamis.report.summary import Cell
+
+    return _interval(cell.accuracy) if isinstance(cell, Cell) else ""
+
+
+def _interval(interval: object) -> str:
+    from tamis.statistics import Interval
+
+    assert isinstance(interval, Interval)
+    spread = "" if interval.n < 2 else f" ± {100 * interval.half_width:.2f}"
+    return f"{100 * interval.mean:.2f}{spread}"

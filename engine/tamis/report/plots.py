@@ -1,0 +1,120 @@
+"""The report's plots, each as a matplotlib figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.report.summary import AccuracyTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["accuracy_plot", "class_keep_plot", "correlation_plot", "histogram_plot"]
+
+# Okabe & Ito's palette, readable with every kind of colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
+_GREY = "#666666"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=160)
+
+
+def accuracy_plot(table: AccuracyTable) -> Figure:
+    """Test accuracy against keep fraction, mean and 95 % interval over the seeds."""
+    figure = _figure(7, 4.2)
+    axes = figure.add_subplot()
+    metrics = [row.metric for row in table.rows if row.metric != "random"]
+    colour = {
+        metric: _COLOURS[i % len(_COLOURS)] for i, metric in enumerate(dict.fromkeys(metrics))
+    }
+    for row in table.rows:
+        keeps = sorted(row.cells)
+        accuracies = [row.cells[keep].accuracy for keep in keeps]
+        is_random = row.metric == "random"
+        axes.errorbar(
+            keeps,
+            [100 * a.mean for a in accuracies],
+            yerr=[0.0 if np.isnan(a.half_width) else 100 * a.half_width for a in accuracies],
+            label=row.name,
+            color="black" if is_random else colour[row.metric],
+            linestyle="--" if row.side == "easy" else "-",
+            linewidth=2.2 if is_random else 1.4,
+            marker="o",
+            markersize=4,
+            capsize=2,
+        )
+    if table.full is not None:
+        axes.axhline(100 * table.full.mean, color=_GREY, linewidth=1, linestyle=":", label="full")
+    axes.set_xlabel("keep fraction")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(f"same {table.budget} for every run", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def histogram_plot(scores: dict[str, NDArray[np.float32]]) -> Figure:
+    """How the scores of each metric are distributed."""
+    columns = min(4, len(scores))
+    rows = -(-len(scores) // columns)
+    figure = _figure(2.2 * columns + 0.4, 1.7 * rows + 0.3)
+    for number, (name, values) in enumerate(scores.items(), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.hist(values, bins=40, color=_COLOURS[0])
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.set_yticks([])
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    return figure
+
+
+def class_keep_plot(
+    rates: dict[str, NDArray[np.float64]], classes: list[str], keep: float
+) -> Figure:
+    """The share of each class that each row keeps at one keep fraction, as a heat map.
+
+    Args:
+        rates: Row name → (n_classes,) share kept.
+        classes: Class names.
+        keep: The keep fraction of all rows.
+    """
+    shown = len(classes) <= 25
+    figure = _figure(1.8 + min(10.0, 0.42 * len(classes)), 1.6 + 0.34 * len(rates))
+    axes = figure.add_subplot()
+    grid = np.stack(list(rates.values()))
+    image = axes.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=max(1e-9, grid.max()))
+    axes.set_yticks(range(len(rates)), list(rates), fontsize=8)
+    if shown:
+        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
+    else:
+        axes.set_xlabel(f"{len(classes)} classes, in label order")
+    axes.set_title(f"share of each class that is kept, keep fraction {keep:g}", fontsize=10)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def correlation_plot(names: list[str], correlation: NDArray[np.float64]) -> Figure:
+    """Spearman's rank correlation between metrics."""
+    side = 2.2 + 0.5 * len(names)
+    figure = _figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    for row, column in np.ndindex(*correlation.shape):
+        value = correlation[row, column]
+        dark = abs(value) > 0.6
+        axes.text(
+            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
+            color="white" if dark else "black",
+        )  # fmt: skip
+    axes.set_title("Spearman's rank correlation of the scores", fontsize=10)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
