@@ -20,7 +20,14 @@ from tamis.atomic import atomic_path
 from tamis.bundles.beton import Bundle
 from tamis.errors import ScoreTableError
 
-__all__ = ["ScoreColumn", "ScoreTable", "merge_columns", "read_score_table", "write_score_table"]
+__all__ = [
+    "ScoreColumn",
+    "ScoreTable",
+    "merge_columns",
+    "read_score_table",
+    "unscored_table",
+    "write_score_table",
+]
 
 _IDENTITY = ("example_id", "path", "label")
 
@@ -120,6 +127,13 @@ class ScoreTable:
                 for name, column in self.columns.items()
             },
         )
+
+
+def unscored_table(bundle: Bundle) -> ScoreTable:
+    """A bundle's examples without any scores, for selections that use none."""
+    paths = [None] * bundle.n_examples if bundle.paths is None else bundle.paths.to_pylist()
+    labels = bundle.labels.astype(np.int32)
+    return ScoreTable(bundle.digest, bundle.example_ids, labels, paths, {})
 
 
 def merge_columns(table: ScoreTable, newer: ScoreTable) -> ScoreTable:

@@ -167,32 +167,43 @@ def cut(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Bundle + selection → pruned bundle, by copying records byte for byte."""
+    """Bundle + selection → pruned bundle, by copying records byte for byte.
+
+    The selection is a file, or the options of select with --scores; --side random needs neither.
+    """
     from tamis.atomic import refuse_existing
     from tamis.bundles.beton import open_bundle
     from tamis.bundles.cut import cut as run
     from tamis.cli.scores import selection_settings
     from tamis.errors import UsageError
-    from tamis.score_table import read_score_table
+    from tamis.score_table import read_score_table, unscored_table
     from tamis.selection import read_selected_ids, select
 
-    if (selection is None) == (scores is None):
-        raise UsageError(
-            "--selection, --scores",
-            expected="exactly one of them",
-            found="neither" if selection is None else "both",
-            do="pass --selection KEPT.parquet, or --scores SCORES.parquet --metric M --keep F",
-        )
     refuse_existing(out, overwrite)
     parent = open_bundle(bundle)
     how: dict[str, object]
     if selection is not None:
+        given = (scores, metric, keep, prune, count)
+        if any(value is not None for value in given):
+            raise UsageError(
+                "--selection",
+                expected="no other option that chooses examples",
+                found="--scores, --metric, --keep, --prune or --count",
+                do="leave them out: the selection says what is kept",
+            )
         ids, how = read_selected_ids(selection, parent), {"selection": selection.name}
     else:
-        assert scores is not None  # exactly one is given
         settings = selection_settings(metric, keep, prune, count, side, class_balance, seed)
-        chosen = select(read_score_table(scores).for_bundle(parent), settings)
-        ids, how = chosen.example_ids, {"scores": scores.name, **asdict(settings)}
+        if scores is None and side != "random":
+            raise UsageError(
+                "--selection, --scores",
+                expected="one of them",
+                found="neither",
+                do="pass --selection KEPT.parquet, --scores SCORES.parquet, or --side random",
+            )
+        table = read_score_table(scores).for_bundle(parent) if scores else unscored_table(parent)
+        ids = select(table, settings).example_ids
+        how = {"scores": scores.name if scores else None, **asdict(settings)}
     with show_progress() as progress:
         done = run(parent, out, ids, settings=how, overwrite=overwrite, progress=progress)
     if json:

@@ -38,6 +38,10 @@ def train(
         Literal["steps", "epochs"],
         typer.Option(help="Give a pruned set the full set's steps, or its epochs."),
     ] = "steps",
+    full_examples: Annotated[
+        int | None,
+        typer.Option(help="Size of the full set. Default: of the bundle's oldest ancestor."),
+    ] = None,
     loader: Annotated[str, typer.Option(help="auto, memory or ffcv.")] = "auto",
     device: Device = "auto",
     seed: Seed = 0,
@@ -63,6 +67,7 @@ def train(
             chosen,
             example_ids=ids,
             budget=budget,
+            full_examples=full_examples,
             seed=seed,
             loader=loader,
             device=resolve_device(device),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tamis.prototypes import (
     kmeans_prototypes,
     nearest_prototype_distance,
 )
-from tamis.score_table import ScoreColumn, ScoreTable
+from tamis.score_table import ScoreColumn, ScoreTable, unscored_table
 from tamis.training.loop import Seeds, augmentation_for, n_steps, train
 from tamis.training.recipes import Recipe
 from tamis.training.runs import EVALUATION_BATCH, load_checkpoint
@@ -116,10 +116,7 @@ def score(
         metric.name: ScoreColumn(values[metric.name], _provenance(metric, infos[metric.needs]))
         for metric in metrics
     }
-    paths = [None] * bundle.n_examples if bundle.paths is None else bundle.paths.to_pylist()
-    table = ScoreTable(
-        bundle.digest, bundle.example_ids, bundle.labels.astype(np.int32), paths, columns
-    )
+    table = replace(unscored_table(bundle), columns=columns)
     return ScoreReport(table, seconds)
 
 

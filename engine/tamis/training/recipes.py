@@ -63,7 +63,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         # 32 × 32 classes of things, as CIFAR-10 and SVHN; minutes on a CPU.
-        Recipe("small", 32, 32, epochs=15, batch_size=128, learning_rate=0.2),
+        Recipe("small", 32, 32, epochs=15, batch_size=64, learning_rate=0.2, translate=2),
         # 8 × 8 handwritten digits: a mirrored digit is another sign; a second on a CPU.
         Recipe(
             "digits", 8, 16, epochs=8, batch_size=64, learning_rate=0.1, flip=False, translate=0

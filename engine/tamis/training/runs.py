@@ -207,6 +207,7 @@ def train_on_bundle(
     *,
     example_ids: NDArray[np.int64] | None = None,
     budget: Budget = "steps",
+    full_examples: int | None = None,
     seed: int = 0,
     loader: str = "auto",
     device: torch.device,
@@ -223,6 +224,7 @@ def train_on_bundle(
         recipe: What to train and how.
         example_ids: (k,) int64, train on these only; needs the memory loader.
         budget: See :func:`tamis.training.loop.n_steps`.
+        full_examples: Size of the full set; None takes the oldest ancestor's, or the bundle's.
         seed: Of order, augmentation and initialisation.
         loader: As in :func:`tamis.loaders.opening.open_loader`.
         device: Where to train.
@@ -266,13 +268,13 @@ def train_on_bundle(
         device=device,
         progress=progress,
     )
-    manifest = training.manifest
+    ancestor = training.manifest.full_examples if training.manifest else None
     return run_training(
         source,
         test_loader,
         recipe,
         n_classes=max(training.n_classes, testing.n_classes),
-        full_examples=(manifest.full_examples if manifest else None) or training.n_examples,
+        full_examples=full_examples or ancestor or training.n_examples,
         budget=budget,
         seed=seed,
         device=device,
