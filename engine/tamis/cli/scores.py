@@ -47,6 +47,9 @@ def score(
     encoder: _Encoder = "selfsup",
     encoder_epochs: _EncoderEpochs = 30,
     k: Annotated[int | None, typer.Option(help="Prototypes. Default: number of classes.")] = None,
+    early_epoch: Annotated[
+        int | None, typer.Option(help="Epochs before EL2N is taken. Default: half.")
+    ] = None,
     recipe: _Recipe = "small",
     settings: Settings = None,
     append: Annotated[
@@ -72,12 +75,13 @@ def score(
     wanted = get_metrics([name.strip() for name in metrics.split(",") if name.strip()])
     campaign = CampaignSettings(
         get_recipe(recipe, parse_settings(settings)),
-        models,
-        encoder,
-        k,
-        SelfsupSettings(epochs=encoder_epochs),
-        seed,
-        loader,
+        models=models,
+        encoder=encoder,
+        k=k,
+        early_epoch=early_epoch,
+        selfsup=SelfsupSettings(epochs=encoder_epochs),
+        seed=seed,
+        loader=loader,
     )
     refuse_existing(out, overwrite or append)
     opened = open_bundle(bundle)

@@ -46,6 +46,9 @@ class CampaignSettings:
             takes the penultimate layer of a trained run (which saw labels); ``npy:FILE`` reads
             embeddings made elsewhere, one row per example in the bundle's order.
         k: Prototypes of the self-supervised metric; None takes the number of classes.
+        early_epoch: Epochs before EL2N is taken; None takes half of the recipe's. (Paul et al.
+            take 20 of 200 at a constant rate. In recipes of 10 to 20 epochs the first fifth is
+            warm-up, where whole classes are still confused and seeds disagree.)
         selfsup: Settings of the ``selfsup`` encoder.
         seed: The first of the networks' seeds.
         loader: As in :func:`tamis.loaders.opening.open_loader`.
@@ -55,6 +58,7 @@ class CampaignSettings:
     models: int = 4
     encoder: str = "selfsup"
     k: int | None = None
+    early_epoch: int | None = None
     selfsup: SelfsupSettings = field(default_factory=SelfsupSettings)
     seed: int = 0
     loader: str = "auto"
@@ -65,10 +69,18 @@ class CampaignSettings:
                 "--models", expected="at least 1", found=str(self.models), do="4 is the default"
             )
 
+        if self.early_epoch is not None and not 1 <= self.early_epoch <= self.recipe.epochs:
+            raise UsageError(
+                "--early-epoch",
+                expected=f"1 to {self.recipe.epochs}, the recipe's epochs",
+                found=str(self.early_epoch),
+                do="leave it out for half of them",
+            )
+
     @property
-    def early_epoch(self) -> int:
-        """Epochs before EL2N is taken: a fifth, at least one."""
-        return max(1, round(0.2 * self.recipe.epochs))
+    def el2n_epochs(self) -> int:
+        """Epochs before EL2N is taken."""
+        return self.early_epoch or max(1, self.recipe.epochs // 2)
 
 
 @dataclass(frozen=True)
@@ -189,7 +201,7 @@ class _Campaign:
         settings, recipe = self.settings, self.settings.recipe
         total = DynamicsScores()
         evaluation = self._loader(EVALUATION_BATCH)
-        early = settings.early_epoch if "el2n" in names else None
+        early = settings.el2n_epochs if "el2n" in names else None
         for model_seed in range(settings.seed, settings.seed + settings.models):
             seeds = Seeds.from_one(model_seed)
             watch = RunDynamics(self.bundle.example_ids, evaluation, early, self.device)
@@ -213,7 +225,7 @@ class _Campaign:
             "recipe": recipe.name,
             "recipe_digest": recipe.digest,
             "epochs": recipe.epochs,
-            "early_epoch": settings.early_epoch,
+            "early_epoch": settings.el2n_epochs,
         }
         return {name: total.mean(name) for name in names}, info
 

@@ -55,8 +55,8 @@ METRICS = {
             "mean −log p_y at the end of training",
         ),
         Metric(
-            "el2n", "large error early in training", False, True, Needs.DYNAMICS, "0.2 per model",
-            "mean ‖softmax − onehot‖₂ after the first fifth of the epochs;"
+            "el2n", "large error early in training", False, True, Needs.DYNAMICS, "0.5 per model",
+            "mean ‖softmax − onehot‖₂ after half of the epochs;"
             " Paul et al. 2021, arXiv:2107.07075",
         ),
         Metric(
