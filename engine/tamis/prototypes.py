@@ -11,17 +11,23 @@ from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import kmeans_plusplus
 
 from tamis.errors import DependencyError, UsageError
 from tamis_kernels import nearest_prototype
 
 __all__ = ["class_prototype_distance", "kmeans_prototypes", "nearest_prototype_distance"]
 
+_START_POINTS = 32  # per prototype, to draw the starting points from
+
 
 def kmeans_prototypes(
     embeddings: NDArray[np.float32], k: int, *, seed: int, n_iterations: int = 50
 ) -> NDArray[np.float32]:
     """Spherical k-means with faiss on all embeddings, without its default subsampling.
+
+    Starts from k-means++ on a sample: from faiss's random start, well separated groups share
+    prototypes.
 
     Args:
         embeddings: (n, d) float32, no row all zero.
@@ -45,6 +51,9 @@ def kmeans_prototypes(
         )
     faiss = _faiss()
     rows = np.ascontiguousarray(_unit(embeddings))
+    rng = np.random.default_rng(seed)
+    sample = rows[rng.permutation(len(rows))[: _START_POINTS * k]]
+    start, _ = kmeans_plusplus(sample, k, random_state=seed)
     kmeans = faiss.Kmeans(
         rows.shape[1],
         k,
@@ -54,7 +63,7 @@ def kmeans_prototypes(
         min_points_per_centroid=1,
         max_points_per_centroid=len(rows),
     )
-    kmeans.train(rows)
+    kmeans.train(rows, init_centroids=_unit(start))
     return _unit(np.asarray(kmeans.centroids, np.float32))
 
 

@@ -19,6 +19,7 @@ from tamis.score_table import ScoreTable
 __all__ = [
     "Selection",
     "SelectionSettings",
+    "Side",
     "class_quotas",
     "read_selected_ids",
     "select",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 Side = Literal["hard", "easy", "random"]
-SIDES: tuple[Side, ...] = ("hard", "easy", "random")
+_SIDES: tuple[Side, ...] = ("hard", "easy", "random")
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class SelectionSettings:
                 found=f"{self.keep:g}",
                 do="pass for example --keep 0.7 (or --prune 0.3, which is the same)",
             )
-        if self.side not in SIDES:
+        if self.side not in _SIDES:
             raise UsageError(
-                "--side", expected=" or ".join(SIDES), found=self.side, do="choose one of them"
+                "--side", expected=" or ".join(_SIDES), found=self.side, do="choose one of them"
             )
         if not 0 <= self.class_balance <= 1:
             raise UsageError(

@@ -51,7 +51,8 @@ HEADER = np.dtype(
 )
 DESCRIPTOR = np.dtype([("type_id", "<u1"), ("name", "<u1", 16), ("arguments", "<u1", 1024)])
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-JPEG_MODE, RAW_MODE = 0, 1
+JPEG_MODE = 0
+RAW_MODE = 1
 
 
 class FieldType(IntEnum):

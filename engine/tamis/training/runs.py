@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -308,7 +309,15 @@ def load_checkpoint(run_dir: Path, device: torch.device) -> SmallResNet:
         raw = torch.load(run_dir / "model.pt", map_location=device, weights_only=True)
         model = SmallResNet(**raw["config"])
         model.load_state_dict(raw["state"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
         raise BundleError(
             run_dir,
             expected="a run folder with the file model.pt",
