@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis_kernels import reference
+from tamis_kernels.reference import nearest_prototype as exact_nearest_prototype
 
 __all__ = ["Nearest", "nearest_prototype"]
 
@@ -109,7 +109,7 @@ def _assign(
     if len(table) == 1:
         second[:] = np.inf
     if close.any():
-        first[close], best[close], second[close] = reference.nearest_prototype(
+        first[close], best[close], second[close] = exact_nearest_prototype(
             block[close], table, metric
         )
     return first, best, second

@@ -1,4 +1,4 @@
-"""Float64 NumPy definitions: the ground truth that every kernel is tested against.
+"""_Float64 NumPy definitions: the ground truth that every kernel is tested against.
 
 Written for reading, from the formulas of the papers named, not for speed or memory.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["nearest_prototype", "row_scores"]
 
-Float64 = NDArray[np.float64]
+_Float64 = NDArray[np.float64]
 
 
 def row_scores(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -60,7 +60,7 @@ def row_scores(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, NDArray[
 
 def nearest_prototype(
     x: NDArray[Any], prototypes: NDArray[Any], metric: Literal["cosine", "euclidean"]
-) -> tuple[NDArray[np.int64], Float64, Float64]:
+) -> tuple[NDArray[np.int64], _Float64, _Float64]:
     """Index of the nearest prototype, the distance to it and to the second nearest.
 
     Cosine distance is 1 − cos(x, p); Euclidean is ‖x − p‖₂. Ties go to the lowest index; with one

@@ -8,13 +8,15 @@ import traceback
 from typing import NoReturn
 
 import typer
-from typer.exceptions import Abort, TyperException
+from typer.exceptions import TyperException
 
 from tamis import __version__
 from tamis.cli import bundles, runs, scores
 from tamis.errors import TamisError, WorkFailedError
 
 __all__ = ["app", "main"]
+
+_INTERRUPTED = 130
 
 _EPILOG = (
     "Every command: --help. Errors are one line: expected, found, what to do; --debug anywhere"
@@ -80,14 +82,14 @@ def main() -> NoReturn:
             do="check permissions and free space",
         )
         _end(str(failed), failed.exit_code)
-    except (KeyboardInterrupt, Abort):
-        _end("interrupted; finished work is kept, nothing is half-written", 130)
+    if code == _INTERRUPTED:  # typer's word for Ctrl-C
+        _end("interrupted; finished work is kept, nothing is half-written", _INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _end(message: str, code: int, hint: str | None = None) -> NoReturn:
     print(f"tamis: {message}" + (f" ({hint})" if hint else ""), file=sys.stderr, flush=True)
     # Worker threads may still decode; the interpreter would wait for them.
-    if code == 130:
+    if code == _INTERRUPTED:
         os._exit(code)
     sys.exit(code)

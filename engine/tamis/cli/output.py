@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tamis.progress import Advance, Progress
+from tamis.progress import QUIET, Advance, Progress
 
 if TYPE_CHECKING:
     import rich.progress
@@ -53,7 +53,7 @@ def pairs(values: dict[str, object]) -> None:
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Bars with rate and time left on stderr, where that is a terminal."""
+    """Bars with rate and time left on stderr where that is a terminal, else nothing."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -64,6 +64,10 @@ def show_progress() -> Iterator[Progress]:
     )
     from rich.progress import Progress as Bars
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield QUIET
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
@@ -73,7 +77,7 @@ def show_progress() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         yield _Bars(bars)
 
 

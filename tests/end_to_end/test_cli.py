@@ -1,0 +1,269 @@
+"""The command line as people and scripts use it, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tamis.cli.app import app
+
+TRAINING = ["--recipe", "digits", "--set", "epochs=1", "--set", "width=4"]
+
+
+def tamis(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from tamis.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False
+    )
+
+
+def answer(*arguments: object) -> dict[str, Any]:
+    """The one JSON object that a command with --json prints."""
+    done = tamis(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def refused(*arguments: object) -> str:
+    """The one line of a command that ends with exit code 2."""
+    done = tamis(*arguments)
+    lines = done.stderr.strip().splitlines()
+    assert (done.returncode, len(lines), done.stdout) == (2, 1, ""), done.stderr
+    assert lines[0].startswith("tamis: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train, test, scores, kept and pruned, each made by its command."""
+    root = tmp_path_factory.mktemp("cli")
+    for part, count in (("train", 1347), ("test", 450)):
+        found = answer("convert", f"digits:{part}", root / f"{part}.beton")
+        assert found["n_examples"] == found["n_encoded"] == count
+        assert found["bytes"] == (root / f"{part}.beton").stat().st_size
+        assert found["images_per_second"] == pytest.approx(count / found["seconds"])
+    found = answer(
+        "score", root / "train.beton", root / "scores.parquet", "--metrics", "random,el2n",
+        "--models", 1, *TRAINING,
+    )  # fmt: skip
+    assert found["n_examples"] == 1347
+    for values in found["metrics"].values():
+        assert values["min"] < values["median"] < values["max"]
+    return root
+
+
+def test_select_and_cut_keep_what_was_asked_for(folder: Path) -> None:
+    kept = folder / "kept.parquet"
+    found = answer(
+        "select", folder / "scores.parquet", kept, "--metric", "el2n", "--prune", 0.8,
+        "--class-balance", 0.5,
+    )  # fmt: skip
+    assert (found["n_kept"], found["n_total"]) == (269, 1347)
+    assert found["keep_fraction"] == pytest.approx(269 / 1347)
+    assert sum(found["per_class"].values()) == 269
+    assert min(found["per_class"].values()) >= 13
+    found = answer("cut", folder / "train.beton", folder / "pruned.beton", "--selection", kept)
+    assert found["n_examples"] == 269
+    assert found["keep_fraction"] == pytest.approx(269 / 1347)
+    assert found["bytes_per_second"] == pytest.approx(found["bytes"] / found["seconds"])
+    answer(
+        "cut", folder / "train.beton", folder / "same.beton", "--scores",
+        folder / "scores.parquet", "--metric", "el2n", "--keep", 0.2, "--class-balance", 0.5,
+    )  # fmt: skip
+    same, pruned = (answer("inspect", folder / f"{name}.beton") for name in ("same", "pruned"))
+    assert same["classes"] == pruned["classes"]
+    assert same["n_examples"] == 269
+    assert pruned["manifest"]["parents"][0]["n_examples"] == 1347
+    assert answer("verify", folder / "pruned.beton", "--deep")["ok"] is True
+
+
+def test_train_reports_and_keeps_the_run(folder: Path) -> None:
+    found = answer(
+        "train", folder / "train.beton", "--test", folder / "test.beton", "--out",
+        folder / "run", "--budget", "epochs", *TRAINING,
+    )  # fmt: skip
+    assert {"test_accuracy", "test_loss", "train_seconds", "setup_seconds"} <= found.keys()
+    assert (found["steps"], found["examples_seen"]) == (22, 1347)
+    assert json.loads((folder / "run" / "record.json").read_text()) == found
+    embedded = answer(
+        "embed", folder / "test.beton", folder / "e.npy", "--encoder", f"tamis:{folder / 'run'}",
+        "--recipe", "digits",
+    )  # fmt: skip
+    rows = np.load(folder / "e.npy")
+    assert rows.shape == (450, 16) == (embedded["n_examples"], embedded["n_features"])
+    assert rows.std() > 0
+    line = refused(
+        "train", folder / "train.beton", "--test", folder / "test.beton", "--out", folder / "run"
+    )
+    assert "pass --overwrite" in line
+
+
+def test_sweep_and_report(folder: Path) -> None:
+    (folder / "sweep.yaml").write_text(
+        "{train: train.beton, test: test.beton, scores: scores.parquet, metrics: [random, el2n],"
+        " keep: [1.0, 0.4], seeds: 2, recipe: digits, set: {epochs: 1, width: 4}}"
+    )
+    plan = answer("sweep", folder / "sweep.yaml", "--out", folder / "sweep", "--dry-run")
+    assert (plan["n_trials"], plan["n_missing"], plan["steps"]) == (6, 6, 6 * 22)
+    assert not (folder / "sweep").exists()
+    found = answer("sweep", folder / "sweep.yaml", "--out", folder / "sweep")
+    assert (found["n_trials"], found["n_done"], found["n_failed"]) == (6, 6, 0)
+    report = answer("report", folder / "sweep")
+    assert Path(report["report"]).is_file()
+    done = tamis("report", folder / "sweep", "--overwrite")
+    assert "random" in done.stdout
+    assert str(folder / "sweep" / "report.html") in done.stdout
+
+
+def test_scores_can_be_appended(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "scores.parquet"
+    shutil.copy(folder / "scores.parquet", table)
+    answer(
+        "score", folder / "train.beton", table, "--metrics", "prototypes", "--encoder", "pixels",
+        "--append", *TRAINING,
+    )  # fmt: skip
+    for metric in ("el2n", "prototypes"):
+        found = answer("select", table, tmp_path / metric, "--metric", metric, "--count", 5)
+        assert found["n_kept"] == 5
+
+
+def test_every_command_has_help_and_stands_in_the_readme() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    names = [info.callback.__name__ for info in app.registered_commands if info.callback]
+    assert len(names) == 13
+    for name in names:
+        assert f"tamis {name}" in readme, name
+
+
+def test_metrics_and_recipes_are_listed() -> None:
+    metrics = answer("metrics")["metrics"]
+    keys = {"name", "high_means", "labels", "models", "cost", "source"}
+    assert all(metric.keys() == keys for metric in metrics)
+    assert [m["name"] for m in metrics if not m["labels"]] == [
+        "random", "entropy", "selfsup-prototypes",
+    ]  # fmt: skip
+    assert [recipe["name"] for recipe in answer("recipes")["recipes"]] == ["small", "digits"]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(
+    folder: Path, sample_bundle: Path, sample_folder: Path, tmp_path: Path
+) -> None:
+    train, scores, out = folder / "train.beton", folder / "scores.parquet", tmp_path / "out.beton"
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(sample_folder, tmp_path / "images")
+    first = next(path for path in sorted((tmp_path / "images").iterdir()) if path.is_dir())
+    (first / "broken.jpg").write_bytes(b"no image")
+    (tmp_path / "cut.beton").write_bytes(train.read_bytes()[:100_000])
+    (tmp_path / "labels.csv").write_text(f"{first.name}/broken.jpg,zebra\n")
+    (tmp_path / "classes.txt").write_text("ape\nbee\n")
+    (tmp_path / "notes.txt").write_text("no source")
+    select = ("select", scores, out, "--metric", "el2n")
+    listed = ("--labels", tmp_path / "labels.csv", "--classes", tmp_path / "classes.txt")
+    cases: list[tuple[tuple[object, ...], str]] = [
+        (("convert", tmp_path / "none", out), "found nothing there; check the path"),
+        (("convert", tmp_path / "notes.txt", out), "found a file of another kind"),
+        (("convert", tmp_path / "empty", out), "found no sub-folders"),
+        (("convert", tmp_path / "images", out), "broken.jpg: expected a readable image"),
+        (("convert", tmp_path / "images", out, *listed), "found the unknown class 'zebra'"),
+        (("convert", "digits", tmp_path / "no" / "out.beton"), "run: mkdir -p"),
+        (("convert", "digits", train), "pass --overwrite to replace it"),
+        (("convert", "digits", out, "--quality", 0), "expected 1 to 100, found 0"),
+        (("convert", "digits", out, "--page-size", 1000), "expected a power of two"),
+        (("inspect", tmp_path / "none.beton"), "found no file"),
+        (("verify", tmp_path / "cut.beton"), "truncated"),
+        (("cut", tmp_path / "cut.beton", out, "--side", "random", "--keep", 0.5), "truncated"),
+        (("cut", sample_bundle, out, "--scores", scores, "--metric", "el2n", "--keep", 0.5),
+         "found scores of another bundle"),
+        (("cut", train, out), "expected exactly one of them, found none"),
+        (("cut", train, out, "--keep", 0.5, "--metric", "el2n"), "found neither"),
+        ((*select, "--keep", 0), "expected 0 < keep ≤ 1, the share that is kept, found 0;"),
+        ((*select, "--keep", 1.5), "expected 0 < keep ≤ 1, the share that is kept, found 1.5;"),
+        ((*select, "--keep", 0.5, "--prune", 0.5), "expected one of them, found both"),
+        ((*select, "--prune", 1), "expected 0 ≤ prune < 1"),
+        (("select", scores, out, "--metric", "loss", "--keep", 0.5), "found loss"),
+        (("score", train, out, "--metrics", "el3n"), "found el3n"),
+        (("score", train, out, "--device", "tpu"), "expected auto, cpu"),
+        (("train", train, "--test", train, "--out", out, "--recipe", "big"), "small or digits"),
+        (("train", train, "--test", train, "--out", out, "--set", "epochs"), "name=value"),
+        (("sweep", tmp_path / "none.yaml", "--out", out), "found no file"),
+        (("report", tmp_path / "empty"), "run first: tamis sweep"),
+        (("demo", "--out", tmp_path / "images"), "found something else"),
+        (("select", scores, out, "--keep", "half"), "tamis COMMAND --help"),
+        (("inspect", train, "--colour"), "No such option"),
+        (("grind", train), "No such command"),
+    ]  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, message in cases:
+        assert message in refused(*arguments), arguments
+        assert sorted(tmp_path.rglob("*")) == before, arguments
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = tamis("inspect", tmp_path / "none.beton", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_damage_ends_verify_with_exit_code_1(folder: Path, tmp_path: Path) -> None:
+    data = bytearray((folder / "train.beton").read_bytes())
+    inspected = answer("inspect", folder / "train.beton", "--examples")
+    # The first record follows the header, two descriptors and the metadata rows.
+    data[24 + 2 * 1041 + 24 * inspected["n_examples"] + 5] ^= 1
+    (tmp_path / "damaged.beton").write_bytes(data)
+    done = tamis("verify", tmp_path / "damaged.beton", "--json")
+    assert done.returncode == 1
+    (damage,) = json.loads(done.stdout)["damaged"]
+    assert (damage["position"], damage["example_id"], damage["path"]) == (0, 0, "digits/0000")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    # A limit on the size of files fails as a full disk does: in the middle of writing.
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        " from tamis.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "convert", "digits", str(tmp_path / "out.beton")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "found File too large; check permissions and free space" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_sweep_goes_on_where_it_stopped(
+    folder: Path, tmp_path: Path, kill: signal.Signals
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        f"{{train: {folder}/train.beton, test: {folder}/test.beton,"
+        f" scores: {folder}/scores.parquet, metrics: [random], keep: [0.5], seeds: 8,"
+        " recipe: digits, set: {epochs: 1, width: 8}}"
+    )
+    command = [sys.executable, "-c", "from tamis.cli import main; main()", "sweep"]
+    command += [str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out")]
+    records = tmp_path / "out" / "records.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (records.exists() and records.read_text().count("\n")):
+        time.sleep(0.02)
+    process.send_signal(kill)
+    _, errors = process.communicate(timeout=60)
+    if kill is signal.SIGINT and process.returncode:
+        assert process.returncode == 130
+        assert "interrupted" in errors.splitlines()[-1]
+    n_before = records.read_text().count("\n")
+    found = answer("sweep", tmp_path / "sweep.yaml", "--out", tmp_path / "out")
+    assert (found["n_trials"], found["n_done"]) == (8, 8)
+    lines = records.read_text().splitlines()
+    assert 1 <= n_before <= len(lines) == 8
+    assert sorted(json.loads(line)["trial"]["seed"] for line in lines) == list(range(8))
