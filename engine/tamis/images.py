@@ -107,6 +107,8 @@ def decode_any(data: bytes) -> NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            image.info.pop("transparency", None)  # dropped anyway; Pillow would warn of it
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ImageError("not an image in any known format") from error

@@ -67,12 +67,14 @@ def nearest_prototype(
     index = np.empty(len(x), np.int64)
     best, second = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
     rows_at_once = max(1, _CHUNK_BYTES // (8 * max(table.shape)))
-    columns = table.T.astype(np.float32)
+    size = float(np.abs(table).max()) or 1.0  # so that float32 holds the squares
+    columns = (table / size).T.astype(np.float32)
+    half_norms /= size * size
     for start in range(0, len(x), rows_at_once):
         part = slice(start, start + rows_at_once)
         block = np.asarray(x[part], np.float64) - centre
         block = _unit(block) if metric == "cosine" else block
-        found = _assign(block, columns, table, half_norms, metric)
+        found = _assign(block, block / size, columns, table, half_norms, metric)
         index[part], best[part], second[part] = found
     return Nearest(index, best, second)
 
@@ -87,21 +89,26 @@ def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _assign(
     block: NDArray[np.float64],
+    scaled: NDArray[np.float64],
     columns: NDArray[np.float32],
     table: NDArray[np.float64],
     half_norms: NDArray[np.float64],
     metric: Literal["cosine", "euclidean"],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Largest x·p − ‖p‖²/2 first in float32; both winners' distances again in float64."""
-    near = block.astype(np.float32) @ columns - half_norms.astype(np.float32)
+    near = scaled.astype(np.float32) @ columns - half_norms.astype(np.float32)
     rows = np.arange(len(block))
     first = near.argmax(axis=1)
     top = near[rows, first]
     near[rows, first] = -np.inf
     runner = near.argmax(axis=1)
-    gap = top - near[rows, runner]
+    second_top = near[rows, runner]
+    gap = top - second_top
+    if len(table) > 2:  # both winners must stand out, from each other and from the third
+        near[rows, runner] = -np.inf
+        gap = np.minimum(gap, second_top - near.max(axis=1))
     # Rounding of a float32 product of d terms, with the norms as scale.
-    scale = np.linalg.norm(block, axis=1) * np.sqrt(2 * half_norms.max(initial=0.5))
+    scale = np.linalg.norm(scaled, axis=1) * np.sqrt(2 * half_norms.max(initial=0.5))
     close = gap <= 4e-7 * np.sqrt(block.shape[1]) * (scale + half_norms.max(initial=0.0))
     first = first.astype(np.int64)
     best = _distance(block, table[first], metric)

@@ -1,4 +1,4 @@
-"""_Float64 NumPy definitions: the ground truth that every kernel is tested against.
+"""Float64 NumPy definitions: the ground truth that every kernel is tested against.
 
 Written for reading, from the formulas of the papers named, not for speed or memory.
 """
@@ -47,7 +47,7 @@ def row_scores(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, NDArray[
     z_others = z.copy()
     z_others[rows, labels] = -np.inf
     rest = others.sum(axis=1)
-    p_log_p = np.where(p > 0, p * log_p, 0.0)
+    p_log_p = np.multiply(p, log_p, out=np.zeros_like(p), where=p > 0)
     return {
         "loss": -log_p[rows, labels],
         "el2n": np.sqrt((others**2).sum(axis=1) + rest**2),
@@ -78,7 +78,9 @@ def nearest_prototype(
     if metric == "cosine":
         unit_x = x / np.linalg.norm(x, axis=1, keepdims=True)
         unit_p = prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)
-        distances = 1.0 - unit_x @ unit_p.T
+        # ‖a − b‖²/2 of unit vectors is 1 − cos without its cancellation: never negative, and equal
+        # prototypes give equal distances, which a matrix product does not promise.
+        distances = np.stack([((unit_x - p) ** 2).sum(axis=1) / 2 for p in unit_p], axis=1)
     else:
         distances = np.stack([np.linalg.norm(x - p, axis=1) for p in prototypes], axis=1)
     index = distances.argmin(axis=1)

@@ -35,9 +35,9 @@ class RowScores:
 def row_scores(logits: NDArray[Any], labels: NDArray[Any]) -> RowScores:
     """Score each row of logits.
 
-    Sums run over the classes other than the label, so that confident rows keep their differences:
-    ‖softmax − onehot‖ computed directly in float32 is 0 for most easy examples. Relative error
-    against the float64 definition is below 1e-6.
+    Sums run over the classes other than the label, so that confident rows keep their differences,
+    which the distance computed directly in float32 loses. Relative error against the float64
+    definition is below 1e-6.
 
     Args:
         logits: (n, c) float32 or float16, c ≥ 2. A row with a NaN, or with an infinite largest

@@ -124,7 +124,8 @@ def test_scores_are_means_over_models(bundle: Bundle) -> None:
     for name in ("el2n", "forgetting"):
         mean = np.mean([table.columns[name].values for table in single], axis=0)
         assert both.columns[name].values == pytest.approx(mean, rel=1e-6)
-        assert not np.array_equal(*(table.columns[name].values for table in single))
+        first, second = (table.columns[name].values for table in single)
+        assert not np.array_equal(first, second)
 
 
 def test_one_campaign_serves_all_metrics_and_says_how(bundle: Bundle) -> None:

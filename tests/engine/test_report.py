@@ -184,6 +184,7 @@ def test_the_gallery_shows_the_bundle_s_own_pixels(bundle: Bundle, table: ScoreT
         data = base64.b64decode(image.uri.removeprefix("data:image/png;base64,"))
         shown = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         expected = resize_to_side(decode_image(bundle, int(position)), 96)
+        assert shown is not None
         assert np.array_equal(shown, expected)
     easiest = [image.example_id for image in rows["el2n"].easiest]
     assert easiest == bundle.example_ids[order[::-1][:5]].tolist()

@@ -11,7 +11,13 @@ import pytest
 
 from tamis.bundles.beton import open_bundle
 from tamis.bundles.convert import convert
-from tamis.errors import BundleError, ScoreTableError, TamisError, UsageError
+from tamis.errors import (
+    BundleError,
+    ScoreTableError,
+    TamisError,
+    UsageError,
+    WorkFailedError,
+)
 from tamis.score_table import ScoreColumn, ScoreTable, write_score_table
 from tamis.sources.opening import open_source
 from tamis.sweep import (
@@ -23,6 +29,7 @@ from tamis.sweep import (
     read_sweep_spec,
     run_sweep,
 )
+from tamis.training.runs import run_training
 
 SPEC = """
 train: train.beton
@@ -144,17 +151,12 @@ def test_keys_change_with_whatever_decides_the_result(folder: Path) -> None:
 def test_a_failing_trial_leaves_no_record_and_the_others_go_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tamis import sweep
-    from tamis.errors import WorkFailedError
-
-    original = sweep.run_training
-
     def fails_on_seed_one(*args: object, **options: object) -> object:
         if options["seed"] == 1:
             raise WorkFailedError("loss", expected="finite", found="nan", do="nothing")
-        return original(*args, **options)  # type: ignore[arg-type]
+        return run_training(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sweep, "run_training", fails_on_seed_one)
+    monkeypatch.setattr("tamis.sweep.run_training", fails_on_seed_one)
     report = run_sweep(read_sweep_spec(folder / "sweep.yaml"), tmp_path)
     assert (report.n_done, report.n_failed) == (4, 4)
     assert {record.trial.seed for record in read_records(report.records).values()} == {0}

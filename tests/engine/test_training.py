@@ -65,7 +65,9 @@ class Recorder:
         self.epochs_ended.append(epoch)
 
     def epoch(self, number: int) -> list[int]:
-        return np.concatenate([ids for epoch, ids in self.shown if epoch == number]).tolist()
+        parts = [ids for epoch, ids in self.shown if epoch == number]
+        shown: list[int] = np.concatenate(parts).tolist()
+        return shown
 
 
 def run(images: ImageSet, recipe: Recipe = SHORT, seed: int = 0, steps: int = 30) -> SmallResNet:

@@ -7,6 +7,7 @@ reads.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
+from tamis.bundles.digest import content_digest
 from tamis.bundles.layout import (
     ALLOCATION,
     DESCRIPTOR,
@@ -35,7 +38,7 @@ from tamis.manifest import Manifest, Parent
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Bundle", "open_bundle"]
+__all__ = ["Bundle", "file_identity", "open_bundle"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Bundle:
         payload_end: First byte after the payload area (trailer or allocation table).
         data: The whole file as a read-only (bytes,) uint8 memory map.
         trailer: What the bundle says about itself, or None if plain FFCV wrote it.
+        identity: Device, inode, size and time of the file when it was opened.
     """
 
     path: Path
@@ -61,6 +65,7 @@ class Bundle:
     payload_end: int
     data: NDArray[np.uint8]
     trailer: Trailer | None
+    identity: tuple[int, ...]
 
     @property
     def n_examples(self) -> int:
@@ -150,8 +155,6 @@ class Bundle:
 
     def checksum(self, position: int) -> int:
         """xxh3 of the payload bytes of one example as they lie in the file, in field order."""
-        import xxhash
-
         state = xxhash.xxh3_64()
         for offset, size in self.extents[position]:
             state.update(self.data[offset : offset + size].data)
@@ -171,21 +174,7 @@ class Bundle:
         Where records lie in the file does not matter. O(n) with a trailer; without one every
         record is read once.
         """
-        import xxhash
-
-        state = xxhash.xxh3_128()
-        for index, field in enumerate(self.fields):
-            state.update(field.descriptor)
-            column = self.metadata[f"f{index}"]
-            if field.has_payload:
-                names = [name for name in column.dtype.names or () if name != "ptr"]
-                for name in names:
-                    state.update(np.ascontiguousarray(column[name]).data)
-            else:
-                state.update(np.ascontiguousarray(column).data)
-        state.update(np.ascontiguousarray(self.example_ids).data)
-        state.update(np.ascontiguousarray(self.checksums).data)
-        return "xxh3:" + state.hexdigest()
+        return content_digest(self.fields, self.metadata, self.example_ids, self.checksums)
 
     @property
     def lineage(self) -> tuple[Parent, ...]:
@@ -214,6 +203,11 @@ class Bundle:
         return positions
 
 
+def file_identity(stat: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to."""
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
 def open_bundle(path: Path | str) -> Bundle:
     """Open a .beton file after checking its structure.
 
@@ -223,6 +217,7 @@ def open_bundle(path: Path | str) -> Bundle:
     """
     path = Path(path)
     data = _map(path)
+    identity = file_identity(path.stat())
     header = data[: HEADER.itemsize].view(HEADER)[0]
     _check_header(path, header, len(data))
     fields_end = HEADER.itemsize + DESCRIPTOR.itemsize * int(header["num_fields"])
@@ -240,9 +235,15 @@ def open_bundle(path: Path | str) -> Bundle:
     trailer, payload_end = _read_trailer(path, data, alloc_ptr, n_examples)
     allocations = data[alloc_ptr:].copy().view(ALLOCATION)
     extents = _extents(path, fields, metadata, allocations)
+    _check_allocations(path, extents, allocations)
     page_size = int(header["page_size"])
     _check_extents(path, extents, metadata_end, payload_end, page_size)
-    return Bundle(path, page_size, fields, metadata, extents, payload_end, data, trailer)
+    bundle = Bundle(
+        path, page_size, fields, metadata, extents, payload_end, data, trailer, identity
+    )
+    if trailer is not None and bundle.digest != trailer.digest:
+        raise _damaged(path, f"the content that its digest names ({trailer.digest})", bundle.digest)
+    return bundle
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
@@ -296,12 +297,19 @@ def _read_trailer(
 ) -> tuple[Trailer | None, int]:
     footer = data[alloc_ptr - FOOTER_SIZE : alloc_ptr].tobytes()
     if not footer.endswith(MAGIC):
+        # Ids of a bundle whose trailer is damaged must not turn into 0…n-1.
+        n_equal = sum(a == b for a, b in zip(footer[-len(MAGIC) :], MAGIC, strict=True))
+        if n_equal > len(MAGIC) // 2:
+            raise _damaged(path, "a trailer or none", "a damaged one")
         return None, alloc_ptr
-    (length,) = struct.unpack("<Q", footer[:8])
+    length, checksum = struct.unpack("<QQ", footer[:16])
     start = alloc_ptr - FOOTER_SIZE - length
     if start < HEADER.itemsize:
         raise _damaged(path, "a trailer inside the file", f"a trailer of {length} bytes")
-    return decode_trailer(data[start : start + length].tobytes(), n_examples, path), start
+    blob = data[start : start + length].tobytes()
+    if xxhash.xxh3_64_intdigest(blob) != checksum:
+        raise _damaged(path, "a trailer that matches its checksum", "another one")
+    return decode_trailer(blob, n_examples, path), start
 
 
 def _extents(
@@ -332,6 +340,27 @@ def _extents(
     if (extents > np.iinfo(np.int64).max).any():
         raise _damaged(path, "pointers inside the file", "pointers beyond 2**63")
     return extents.astype(np.int64)
+
+
+def _check_allocations(path: Path, extents: NDArray[np.int64], allocations: NDArray[Any]) -> None:
+    """The allocation table is exactly the payloads, each under its own example's number.
+
+    FFCV fetches pages by these numbers, and takes whatever follows the table for more of it.
+    """
+    n_examples, n_payloads = extents.shape[:2]
+    if len(allocations) != n_examples * n_payloads:
+        raise _damaged(
+            path, f"{n_examples * n_payloads} allocations", f"{len(allocations)} of them"
+        )
+    stated = np.empty(n_examples * n_payloads, ALLOCATION)
+    stated["sample_id"] = np.repeat(np.arange(n_examples), n_payloads)
+    stated["ptr"], stated["size"] = extents[..., 0].ravel(), extents[..., 1].ravel()
+    # Pointers of empty records mean nothing and, in FFCV's own files, belong to a neighbour.
+    stated, listed = stated[stated["size"] > 0], allocations[allocations["size"] > 0]
+    stated = stated[np.argsort(stated["ptr"], kind="stable")]
+    listed = listed[np.argsort(listed["ptr"], kind="stable")]
+    if not np.array_equal(stated, listed):
+        raise _damaged(path, "an allocation table that lists every record once", "another one")
 
 
 def _stated_sizes(

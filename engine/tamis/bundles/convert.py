@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,7 @@ from tamis.bundles.layout import (
     image_fields,
 )
 from tamis.bundles.trailer import Trailer
-from tamis.bundles.writer import BetonWriter
+from tamis.bundles.writer import BetonWriter, check_page_size
 from tamis.errors import SourceError, UsageError
 from tamis.images import ImageError, decode_any, encode_jpeg, resize_to_side, scan_jpeg
 from tamis.manifest import Manifest
@@ -74,6 +75,8 @@ class ConvertSettings:
             raise UsageError(
                 "--quality", expected="1 to 100", found=str(self.quality), do="90 is FFCV's usual"
             )
+        if self.page_size is not None:
+            check_page_size(self.page_size)
         for option, value, choices in (
             ("--mode", self.mode, ("auto", "jpeg", "raw")),
             ("--on-error", self.on_error, ("fail", "skip")),
@@ -140,8 +143,11 @@ def convert(
         page_size = settings.page_size or _page_size_for(source.largest)
         with BetonWriter(partial, image_fields(), len(source), page_size) as writer:
             assembly = _Assembly(writer, settings, source)
-            with progress.task(f"convert → {out.name}", len(source)) as advance:
-                records = _encoded(source, settings, workers or os.cpu_count() or 1)
+            with (
+                progress.task(f"convert → {out.name}", len(source)) as advance,
+                # Closed here and now, whatever happens: it waits for its threads.
+                closing(_encoded(source, settings, workers or os.cpu_count() or 1)) as records,
+            ):
                 for example_id, (item, record) in enumerate(records):
                     assembly.add(example_id, item, record)
                     advance()
@@ -248,7 +254,7 @@ def _page_size_for(largest: int | None) -> int:
 
 def _encoded(
     source: Source, settings: ConvertSettings, workers: int
-) -> Iterator[tuple[SourceItem, _Record | ImageError]]:
+) -> Generator[tuple[SourceItem, _Record | ImageError]]:
     """Encode on threads, a bounded number ahead, and give results in source order."""
     pending: deque[tuple[SourceItem, Future[_Record | ImageError]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="tamis-convert") as pool:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.atomic import atomic_path
-from tamis.bundles.beton import Bundle
+from tamis.bundles.beton import Bundle, file_identity
 from tamis.bundles.trailer import Trailer
 from tamis.bundles.writer import BetonWriter
 from tamis.errors import BundleError, UsageError
@@ -82,7 +82,9 @@ def cut(
             with progress.task(f"cut → {out.name}", int(sizes.sum())) as advance:
                 for copied in _copy(bundle, writer, _runs(bundle.extents[keep], extents)):
                     advance(copied)
-            metadata = bundle.metadata[keep]
+            metadata = np.zeros(len(keep), writer.dtype)  # its padding too: equal work, equal bytes
+            for name in metadata.dtype.names or ():
+                metadata[name] = bundle.metadata[name][keep]
             writer.finish(metadata, extents, _trailer(bundle, keep, settings or {}))
     seconds = time.perf_counter() - start
     written = out.stat().st_size
@@ -144,6 +146,13 @@ def _runs(sources: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.
 def _copy(bundle: Bundle, writer: BetonWriter, runs: NDArray[np.int64]) -> Iterator[int]:
     """Copy runs of bytes from the parent into the child; gives the sizes copied, in order."""
     with bundle.path.open("rb") as parent:
+        if file_identity(os.fstat(parent.fileno())) != bundle.identity:
+            raise BundleError(
+                bundle.path,
+                expected="the file that was opened before",
+                found="another one in its place",
+                do="open the bundle again",
+            )
         for source, target, length in runs.tolist():
             end = source + length
             while source < end:

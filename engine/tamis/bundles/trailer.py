@@ -2,7 +2,7 @@
 
 FFCV never looks at the bytes between the last page and the allocation table. There tamis puts a
 Parquet blob with one row per example and the manifest as schema metadata, then the blob's length
-(u64), then :data:`MAGIC`, ending exactly where the allocation table starts.
+(u64), its xxh3 (u64), and :data:`MAGIC`, ending exactly where the allocation table starts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from tamis.errors import BundleError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["FOOTER_SIZE", "MAGIC", "Trailer", "decode_trailer", "encode_trailer"]
 
 MAGIC = b"TAMIS\x00\x00\x01"
-FOOTER_SIZE = 8 + len(MAGIC)
+FOOTER_SIZE = 16 + len(MAGIC)
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class Trailer:
         paths: n source paths (strings or nulls) as an Arrow array.
         checksums: (n,) uint64, xxh3 of the example's payload bytes in field order.
         manifest: Where the bundle comes from.
+        digest: The content digest, so that metadata outside the trailer (labels, sizes) is proved
+            on opening; the writer sets it.
     """
 
     example_ids: NDArray[np.int64]
     paths: pa.ChunkedArray | pa.Array | Sequence[str | None]
     checksums: NDArray[np.uint64]
     manifest: Manifest
+    digest: str = ""
 
 
 def encode_trailer(trailer: Trailer) -> bytes:
@@ -54,11 +58,11 @@ def encode_trailer(trailer: Trailer) -> bytes:
         paths = pa.array(paths, pa.string())
     table = pa.table(
         {"example_id": trailer.example_ids, "path": paths, "checksum": trailer.checksums}
-    ).replace_schema_metadata({"tamis": trailer.manifest.to_json()})
+    ).replace_schema_metadata({"tamis": trailer.manifest.to_json(), "digest": trailer.digest})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     blob: bytes = sink.getvalue().to_pybytes()
-    return blob + struct.pack("<Q", len(blob)) + MAGIC
+    return blob + struct.pack("<QQ", len(blob), xxhash.xxh3_64_intdigest(blob)) + MAGIC
 
 
 def decode_trailer(data: bytes | memoryview, n_examples: int, subject: object) -> Trailer:
@@ -75,7 +79,9 @@ def decode_trailer(data: bytes | memoryview, n_examples: int, subject: object) -
         if source.metadata.num_rows != n_examples:
             raise ValueError(f"{source.metadata.num_rows} rows for {n_examples} examples")
         table = source.read(columns=["example_id", "path", "checksum"])
-        manifest = Manifest.from_json((table.schema.metadata or {}).get(b"tamis", b"null"))
+        metadata = table.schema.metadata or {}
+        manifest = Manifest.from_json(metadata.get(b"tamis", b"null"))
+        digest = metadata.get(b"digest", b"").decode("ascii")
         ids = table["example_id"].cast(pa.int64()).to_numpy()
         checksums = table["checksum"].cast(pa.uint64()).to_numpy()
         paths = table["path"].cast(pa.string())
@@ -90,4 +96,4 @@ def decode_trailer(data: bytes | memoryview, n_examples: int, subject: object) -
             found=str(error).splitlines()[0],
             do="write the bundle again from its source",
         ) from error
-    return Trailer(ids, paths, checksums, manifest)
+    return Trailer(ids, paths, checksums, manifest, digest)

@@ -7,6 +7,7 @@ its final name it never exists (see :mod:`tamis.atomic`).
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.bundles.digest import content_digest
 from tamis.bundles.layout import (
     ALLOCATION,
     DESCRIPTOR,
@@ -113,7 +115,8 @@ class BetonWriter:
         payload = [(i, field) for i, field in enumerate(self.fields) if field.has_payload]
         for column, (index, field) in enumerate(payload):
             field.pointers(metadata[f"f{index}"])[:] = extents[:, column, 0]
-        blob = encode_trailer(trailer)
+        digest = content_digest(self.fields, metadata, trailer.example_ids, trailer.checksums)
+        blob = encode_trailer(replace(trailer, digest=digest))
         self.write(blob, self.position)
         alloc_ptr = self.position + len(blob)
         allocations = np.zeros(n_examples * len(payload), ALLOCATION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -62,6 +63,8 @@ for command in (
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    # A polite end cleans up as Ctrl-C does: no temporary file stays.
+    signal.signal(signal.SIGTERM, _terminated)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -85,6 +88,10 @@ def main() -> NoReturn:
     if code == _INTERRUPTED:  # typer's word for Ctrl-C
         _end("interrupted; finished work is kept, nothing is half-written", _INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _end(message: str, code: int, hint: str | None = None) -> NoReturn:

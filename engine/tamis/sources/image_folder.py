@@ -107,7 +107,8 @@ def _from_labels(root: Path, classes: tuple[str, ...] | None, label_file: Path) 
         known = tuple(sorted(set(labels.values())))
     files = []
     for path, name in labels.items():
-        if not (root / path).is_file() or ".." in Path(path).parts:
+        inside = not Path(path).is_absolute() and ".." not in Path(path).parts
+        if not inside or not (root / path).is_file():
             raise SourceError(
                 label_file,
                 expected=f"files inside {root}",

@@ -1,0 +1,112 @@
+"""Fixtures of all tests, and what is skipped on which machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from sample_images import write_samples
+from tamis.bundles.convert import convert
+from tamis.sources.opening import open_source
+
+# numba's TBB layer hangs at exit where the process is pinned to one core. Read at numba's import.
+os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
+
+# No deadline: the first example of a kernel waits for its compilation. Derandomised: a run that
+# fails, fails again.
+settings.register_profile("tamis", deadline=None, derandomize=True)
+settings.load_profile("tamis")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA = Path(os.environ.get("TAMIS_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-gpu",
+        action="store_true",
+        help="run the tests marked gpu even where no CUDA device is seen, so that they fail there",
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after pytest has put its own hook in place
+def pytest_configure() -> None:
+    """Overlook one error that nobody raises: numba's, when it collects FFCV's compiled loops.
+
+    numba 0.68 looks up overloads with literal arguments in a finaliser and does not find them;
+    the collector may run it in any test. Other unraisable errors fail the test as ever.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        trace = unraisable.exc_traceback
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        file = trace.tb_frame.f_code.co_filename if trace is not None else ""
+        in_numba = Path(file).parts[-3:] == ("numba", "core", "dispatcher.py")
+        if not (isinstance(unraisable.exc_value, KeyError) and in_numba):
+            report(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skips = {}
+    if not REAL_DATA.is_dir():
+        skips["real_data"] = f"no real data: {REAL_DATA} is not there (set TAMIS_DATA)"
+    if any("gpu" in item.keywords for item in items) and not config.getoption("--require-gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            skips["gpu"] = "no CUDA device (--require-gpu makes this a failure)"
+    for item in items:
+        for marker, reason in skips.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with ``cifar10`` and ``imagenet-sample``; for tests marked real_data."""
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The class folder of :mod:`sample_images`; not to be written to."""
+    root = tmp_path_factory.mktemp("samples")
+    write_samples(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def sample_bundle(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``sample_folder``, converted with default settings; not to be written to."""
+    path = tmp_path_factory.mktemp("sample-bundle") / "samples.beton"
+    convert(open_source(str(sample_folder)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``digits:train``, converted: 1,347 raw 8 × 8 images; not to be written to."""
+    path = tmp_path_factory.mktemp("digits-bundle") / "digits.beton"
+    convert(open_source("digits:train"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ffcv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundles that plain FFCV wrote (see :mod:`ffcv_bundles`); not to be written to."""
+    folder = tmp_path_factory.mktemp("ffcv")
+    script = Path(__file__).with_name("ffcv_bundles.py")
+    done = subprocess.run(
+        [sys.executable, script, folder], capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder

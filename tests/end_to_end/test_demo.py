@@ -1,0 +1,53 @@
+"""The whole line in one call, on real handwritten digits."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tamis.bundles.beton import open_bundle
+from tamis.bundles.verify import verify
+from tamis.demo import run_demo
+from tamis.errors import UsageError
+from tamis.selection import read_selected_ids
+
+
+def test_the_demo_leaves_every_artifact_and_a_true_table(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    report = run_demo(out, seeds=2)
+    training, pruned = open_bundle(out / "train.beton"), open_bundle(out / "pruned.beton")
+    assert verify(pruned).ok
+    assert pruned.lineage[1].digest == training.digest
+    kept = read_selected_ids(out / "kept.parquet", training)
+    assert pruned.example_ids.tolist() == kept.tolist()
+    assert len(kept) == round(0.4 * training.n_examples)
+    run = json.loads((out / "run" / "record.json").read_text())
+    assert run["n_examples"] == len(kept)
+    assert run["full_examples"] == training.n_examples
+    lines = (out / "sweep" / "records.jsonl").read_text().splitlines()
+    # Three metrics on two sides and random at three fractions, and full: 22 cells, two seeds.
+    assert len(lines) == 44
+    accuracies = [json.loads(line)["run"]["test_accuracy"] for line in lines]
+    with report.csv.open() as source:
+        rows = list(csv.DictReader(source))
+    assert len(rows) == 22
+    assert np.mean([float(row["accuracy"]) for row in rows]) == pytest.approx(np.mean(accuracies))
+    full = next(float(row["accuracy"]) for row in rows if row["metric"] == "full")
+    # Ten classes of which chance gets a tenth; pruning to a fifth costs accuracy on average.
+    assert full > 0.93
+    fifth = np.mean([float(row["accuracy"]) for row in rows if row["keep_fraction"] == "0.2"])
+    assert 0.5 < fifth < full
+    (sentences,) = report.verdicts
+    assert sentences[0].startswith("Keeping the hardest")
+    assert report.html.read_text().count("data:image/png") == 7 * 24
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="choose another one with --out"):
+        run_demo(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"

@@ -1,0 +1,129 @@
+"""Real CIFAR-10 and real ImageNet images through every stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tamis.bundles.beton import Bundle, open_bundle
+from tamis.bundles.convert import ConvertSettings, convert
+from tamis.bundles.cut import cut
+from tamis.bundles.verify import verify
+from tamis.loaders.ffcv_loader import FFCVLoader
+from tamis.loaders.memory_loader import MemoryLoader, load_image_set
+from tamis.metrics.campaign import CampaignSettings, score
+from tamis.metrics.registry import get_metrics
+from tamis.score_table import unscored_table
+from tamis.selection import SelectionSettings, select
+from tamis.sources.opening import open_source
+from tamis.training.recipes import get_recipe
+from tamis.training.runs import train_on_bundle
+from tamis.training.selfsup import SelfsupSettings
+
+pytestmark = pytest.mark.real_data
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cifar10(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    path = tmp_path_factory.mktemp("cifar10") / "test.beton"
+    done = convert(open_source(str(real_data / "cifar10" / "test.parquet")), path)
+    assert (done.n_examples, done.n_passed_through) == (10_000, 10_000)
+    return open_bundle(path)
+
+
+@pytest.fixture(scope="module")
+def imagenet(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    path = tmp_path_factory.mktemp("imagenet") / "sample.beton"
+    done = convert(open_source(str(real_data / "imagenet-sample")), path)
+    assert (done.n_examples, done.n_passed_through) == (500, 500)
+    return open_bundle(path)
+
+
+def test_cifar10_keeps_its_bytes_labels_and_class_names(cifar10: Bundle, real_data: Path) -> None:
+    rows = pq.read_table(real_data / "cifar10" / "test.parquet")
+    assert cifar10.labels.tolist() == rows["label"].to_pylist()
+    assert cifar10.classes is not None
+    assert cifar10.classes[0] == "airplane"
+    for position in (0, 4321, 9999):
+        expected = rows["image"][position].as_py()
+        assert cifar10.image_record(position)[3].tobytes() == expected["bytes"]
+        assert cifar10.paths is not None
+        assert cifar10.paths[position].as_py() == expected["path"]
+    assert verify(cifar10, deep=True).ok
+
+
+def test_imagenet_keeps_its_bytes_in_torchvision_s_order(imagenet: Bundle, real_data: Path) -> None:
+    root = real_data / "imagenet-sample"
+    files = sorted(root.glob("*/*"), key=lambda path: (path.parent.name, path.name))
+    assert imagenet.paths is not None
+    assert imagenet.paths.to_pylist() == [str(path.relative_to(root)) for path in files]
+    for position, path in enumerate(files):
+        assert imagenet.image_record(position)[3].tobytes() == path.read_bytes()
+    assert verify(imagenet, deep=True).ok
+
+
+def test_imagenet_shrinks_to_max_side(real_data: Path, tmp_path: Path) -> None:
+    settings = ConvertSettings(max_side=256)
+    done = convert(open_source(str(real_data / "imagenet-sample")), tmp_path / "s.beton", settings)
+    small = open_bundle(tmp_path / "s.beton")
+    rows = small.metadata["f0"]
+    assert max(rows["width"].max(), rows["height"].max()) == 256
+    assert done.n_encoded > 450
+    assert verify(small, deep=True).ok
+
+
+def test_both_loaders_see_the_same_imagenet(imagenet: Bundle) -> None:
+    memory = load_image_set(imagenet, 64).images.permute(0, 3, 1, 2).float()
+    seen = 0
+    for batch in FFCVLoader(imagenet, 64, 64, order_seed=1):
+        expected = memory[batch.example_ids]
+        # FFCV's fast integer DCT against the accurate one.
+        assert (batch.images.float() - expected).abs().mean() < 2
+        seen += len(batch.example_ids)
+    assert seen == 500
+
+
+@pytest.mark.parametrize("loader", ["memory", "ffcv"])
+def test_cifar10_is_scored_cut_and_trained_on(cifar10: Bundle, tmp_path: Path, loader: str) -> None:
+    part = select(unscored_table(cifar10), SelectionSettings(side="random", count=1500))
+    cut(cifar10, tmp_path / "part.beton", part.example_ids)
+    bundle = open_bundle(tmp_path / "part.beton")
+    recipe = get_recipe("small", {"epochs": 1, "width": 8})
+    campaign = CampaignSettings(recipe, models=1, selfsup=SelfsupSettings(epochs=1), loader=loader)
+    table = score(bundle, get_metrics(["el2n", "selfsup-prototypes"]), campaign, CPU).table
+    kept = select(table, SelectionSettings("el2n", keep=0.5, class_balance=0.5))
+    cut(bundle, tmp_path / "pruned.beton", kept.example_ids)
+    pruned = open_bundle(tmp_path / "pruned.beton")
+    assert verify(pruned).ok
+    assert len(pruned.lineage) == 3
+    _, record = train_on_bundle(
+        pruned, bundle, replace(recipe, epochs=4), full_examples=1500, loader=loader, device=CPU
+    )
+    assert (record.n_examples, record.full_examples, record.steps) == (750, 1500, 4 * 24)
+    # Half of these images are trained on: far above the chance of a tenth.
+    assert record.test_accuracy > 0.2
+
+
+def test_imagenet_trains_from_a_cut_bundle(imagenet: Bundle, tmp_path: Path) -> None:
+    cut(imagenet, tmp_path / "cut.beton", imagenet.example_ids[::2])
+    half = open_bundle(tmp_path / "cut.beton")
+    recipe = get_recipe("small", {"epochs": 2, "width": 8, "resolution": 64})
+    _, record = train_on_bundle(half, imagenet, recipe, loader="ffcv", device=CPU)
+    assert (record.n_examples, record.full_examples) == (250, 500)
+    assert np.isfinite(record.test_loss)
+    assert record.examples_seen == record.steps * 64 - 4 * (64 - 250 % 64)
+
+
+def test_imagenet_decodes_into_memory(imagenet: Bundle) -> None:
+    images = load_image_set(imagenet, 48)
+    assert images.images.shape == (500, 48, 48, 3)
+    batches = list(MemoryLoader(images, 128))
+    assert [len(batch.labels) for batch in batches] == [128, 128, 128, 116]
+    # Photographs, not constants: every image has some contrast.
+    assert images.images.float().std(dim=(1, 2, 3)).min() > 5
