@@ -20,9 +20,11 @@ from tamis.report.page import Report, write_report
 from tamis.score_table import ScoreTable, write_score_table
 from tamis.selection import Selection, SelectionSettings, select, write_selection
 from tamis.sources.opening import open_source
-from tamis.sweep import read_sweep_spec, run_sweep
+from tamis.sweep.execution import run_sweep
+from tamis.sweep.spec import read_sweep_spec
+from tamis.training.checkpoints import write_run
 from tamis.training.recipes import get_recipe
-from tamis.training.runs import train_on_bundle, write_run
+from tamis.training.runs import train_on_bundle
 
 __all__ = ["run_demo"]
 

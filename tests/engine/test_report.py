@@ -25,7 +25,8 @@ from tamis.report.page import write_report
 from tamis.report.summary import summarise, verdict
 from tamis.score_table import ScoreColumn, ScoreTable, write_score_table
 from tamis.sources.opening import open_source
-from tamis.sweep import SweepSpec, Trial, TrialRecord
+from tamis.sweep.records import Trial, TrialRecord
+from tamis.sweep.spec import SweepSpec
 
 # Test accuracies by seed.
 ACCURACY = {

@@ -20,15 +20,10 @@ from tamis.errors import (
 )
 from tamis.score_table import ScoreColumn, ScoreTable, write_score_table
 from tamis.sources.opening import open_source
-from tamis.sweep import (
-    Sweep,
-    SweepSpec,
-    TrialRecord,
-    plan_sweep,
-    read_records,
-    read_sweep_spec,
-    run_sweep,
-)
+from tamis.sweep.execution import run_sweep
+from tamis.sweep.grid import Sweep, plan_sweep
+from tamis.sweep.records import TrialRecord, read_records
+from tamis.sweep.spec import SweepSpec, read_sweep_spec
 from tamis.training.runs import run_training
 
 SPEC = """
@@ -156,7 +151,7 @@ def test_a_failing_trial_leaves_no_record_and_the_others_go_on(
             raise WorkFailedError("loss", expected="finite", found="nan", do="nothing")
         return run_training(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tamis.sweep.run_training", fails_on_seed_one)
+    monkeypatch.setattr("tamis.sweep.execution.run_training", fails_on_seed_one)
     report = run_sweep(read_sweep_spec(folder / "sweep.yaml"), tmp_path)
     assert (report.n_done, report.n_failed) == (4, 4)
     assert {record.trial.seed for record in read_records(report.records).values()} == {0}

@@ -21,10 +21,11 @@ from tamis.errors import BundleError, UsageError, WorkFailedError
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
 from tamis.models.small_resnet import SmallResNet
 from tamis.sources.opening import open_source
+from tamis.training.checkpoints import load_checkpoint, write_run
 from tamis.training.evaluation import evaluate
 from tamis.training.loop import Seeds, augmentation_for, n_steps, train
 from tamis.training.recipes import RECIPES, Recipe, get_recipe
-from tamis.training.runs import load_checkpoint, train_on_bundle, write_run
+from tamis.training.runs import train_on_bundle
 from tamis.training.selfsup import SelfsupSettings, contrastive_loss, random_views, train_encoder
 
 CPU = torch.device("cpu")

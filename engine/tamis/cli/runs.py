@@ -53,8 +53,9 @@ def train(
     from tamis.bundles.beton import open_bundle
     from tamis.devices import resolve_device
     from tamis.selection import read_selected_ids
+    from tamis.training.checkpoints import write_run
     from tamis.training.recipes import get_recipe
-    from tamis.training.runs import train_on_bundle, write_run
+    from tamis.training.runs import train_on_bundle
 
     chosen = get_recipe(recipe, parse_settings(settings))
     refuse_existing(out / "record.json" if out.is_dir() else out, overwrite)
@@ -114,7 +115,9 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Train every cell of a grid; a second call runs only what is missing."""
-    from tamis.sweep import plan_sweep, read_sweep_spec, run_sweep
+    from tamis.sweep.execution import run_sweep
+    from tamis.sweep.grid import plan_sweep
+    from tamis.sweep.spec import read_sweep_spec
 
     grid = read_sweep_spec(spec)
     if dry_run:

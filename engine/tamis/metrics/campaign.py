@@ -27,9 +27,10 @@ from tamis.prototypes import (
     nearest_prototype_distance,
 )
 from tamis.score_table import ScoreColumn, ScoreTable, unscored_table
+from tamis.training.checkpoints import load_checkpoint
 from tamis.training.loop import Seeds, augmentation_for, n_steps, train
 from tamis.training.recipes import Recipe
-from tamis.training.runs import EVALUATION_BATCH, load_checkpoint
+from tamis.training.runs import EVALUATION_BATCH
 from tamis.training.selfsup import SelfsupSettings, train_encoder
 
 __all__ = ["CampaignSettings", "ScoreReport", "compute_embeddings", "score"]

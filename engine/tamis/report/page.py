@@ -22,7 +22,8 @@ from tamis.report.plots import accuracy_plot, class_keep_plot, correlation_plot,
 from tamis.report.summary import AccuracyTable, summarise, verdict, write_csv
 from tamis.score_table import ScoreTable, read_score_table
 from tamis.statistics import rank_correlation
-from tamis.sweep import SweepSpec, TrialRecord, read_records
+from tamis.sweep.records import TrialRecord, read_records
+from tamis.sweep.spec import SweepSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

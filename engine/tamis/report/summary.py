@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tamis.atomic import atomic_path
 from tamis.statistics import Interval, mean_interval, paired_difference
-from tamis.sweep import TrialRecord
+from tamis.sweep.records import TrialRecord
 
 __all__ = ["AccuracyTable", "Cell", "Row", "summarise", "verdict", "write_csv"]
 

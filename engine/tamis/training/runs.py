@@ -1,9 +1,7 @@
-"""One training run on bundles: train, evaluate, keep a record and a checkpoint."""
+"""One training run on bundles: train, evaluate, record."""
 
 from __future__ import annotations
 
-import json
-import pickle
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -15,14 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from tamis import __version__
-from tamis.atomic import atomic_path
 from tamis.bundles.beton import Bundle
 from tamis.devices import autocast
 from tamis.errors import BundleError, UsageError
 from tamis.loaders.batch import Loader
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
 from tamis.loaders.opening import open_loader
-from tamis.models.small_resnet import SmallResNet
 from tamis.progress import QUIET, Progress
 from tamis.training.evaluation import Evaluation, evaluate
 from tamis.training.loop import Budget, Seeds, Trained, augmentation_for, n_steps, train
@@ -33,10 +29,8 @@ __all__ = [
     "RunRecord",
     "check_same_classes",
     "environment",
-    "load_checkpoint",
     "run_training",
     "train_on_bundle",
-    "write_run",
 ]
 
 EVALUATION_BATCH = 512
@@ -288,40 +282,3 @@ def train_on_bundle(
 
 def _without_nan(result: Evaluation) -> tuple[float | None, ...]:
     return tuple(None if value != value else value for value in result.per_class.tolist())
-
-
-def write_run(out: Path, record: RunRecord, model: SmallResNet) -> None:
-    """Write ``record.json`` and ``model.pt`` (weights and architecture) into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out / "model.pt", overwrite=True) as partial:
-        torch.save({"config": model.config, "state": model.state_dict()}, partial)
-    with atomic_path(out / "record.json", overwrite=True) as partial:
-        partial.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
-
-
-def load_checkpoint(run_dir: Path, device: torch.device) -> SmallResNet:
-    """The network of a run written by :func:`write_run`; loads tensors only, no code.
-
-    Raises:
-        BundleError: No checkpoint, or a damaged one.
-    """
-    try:
-        raw = torch.load(run_dir / "model.pt", map_location=device, weights_only=True)
-        model = SmallResNet(**raw["config"])
-        model.load_state_dict(raw["state"])
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise BundleError(
-            run_dir,
-            expected="a run folder with the file model.pt",
-            found=str(error).splitlines()[0],
-            do="give the --out folder of a finished: tamis train",
-        ) from error
-    return model.to(device).eval()

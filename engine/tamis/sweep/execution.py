@@ -1,0 +1,182 @@
+"""Running the trials that have no record yet.
+
+Intended behaviour: every finished trial is one line of ``records.jsonl``, written and synced before
+the next begins to count; a killed sweep loses only the trials under way, and a second call runs
+only what is missing. A trial that fails is reported and leaves no record, so that the next call
+tries it again; the others go on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from tamis.atomic import atomic_path
+from tamis.devices import resolve_device
+from tamis.errors import WorkFailedError
+from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
+from tamis.progress import QUIET, Progress
+from tamis.selection import SelectionSettings, select
+from tamis.sweep.grid import Sweep
+from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
+from tamis.sweep.spec import SweepSpec
+from tamis.training.runs import EVALUATION_BATCH, run_training
+
+__all__ = ["SweepReport", "run_sweep"]
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a call of a sweep did; ``failures`` are one line each."""
+
+    n_trials: int
+    n_done: int
+    n_failed: int
+    failures: tuple[str, ...]
+    records: Path
+
+
+def run_sweep(
+    spec: SweepSpec,
+    out: Path,
+    *,
+    device: str = "auto",
+    workers: int = 1,
+    progress: Progress = QUIET,
+) -> SweepReport:
+    """Run the trials of a sweep that have no record yet.
+
+    Args:
+        spec: See :class:`SweepSpec`.
+        out: Folder of ``sweep.json`` (the spec) and ``records.jsonl``; made where it is missing.
+        device: As in :func:`tamis.devices.resolve_device`.
+        workers: Processes; the CPU's cores are shared out among them.
+        progress: Told of every trial.
+
+    Raises:
+        TamisError: Before any trial, where the spec does not fit its files.
+    """
+    resolve_device(device)
+    sweep = Sweep(spec)
+    out.mkdir(parents=True, exist_ok=True)
+    records_path = out / "records.jsonl"
+    known = read_records(records_path)
+    with atomic_path(out / "sweep.json", overwrite=True) as partial:
+        partial.write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    trials = sweep.trials
+    missing = [trial for trial in trials if sweep.key(trial) not in known]
+    failures: list[str] = []
+    with (
+        append_records(records_path) as append,
+        progress.task("sweep", len(trials)) as advance,
+    ):
+        advance(len(trials) - len(missing))
+        for result in _execute(sweep, missing, device, workers):
+            if isinstance(result, TrialRecord):
+                append(result)
+            else:
+                failures.append(result)
+            advance()
+    n_done = len(trials) - len(failures)
+    return SweepReport(len(trials), n_done, len(failures), tuple(failures), records_path)
+
+
+def _execute(
+    sweep: Sweep, trials: list[Trial], device: str, workers: int
+) -> Iterator[TrialRecord | str]:
+    """Results as they finish: a record, or one line on what failed."""
+    workers = max(1, min(workers, len(trials)))
+    if workers == 1:
+        runner = _Runner(sweep, device)
+        for trial in trials:
+            yield runner.run(trial)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")  # a fork would share torch's thread pools
+    with ProcessPoolExecutor(
+        workers, context, initializer=_start_worker, initargs=(sweep.spec, device, threads)
+    ) as pool:
+        futures = [pool.submit(_run_in_worker, trial) for trial in trials]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise WorkFailedError(
+                "a sweep worker",
+                expected="it to finish its trial",
+                found="that its process died (out of memory, or killed)",
+                do="run the same command again, with fewer --workers: finished trials are kept",
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Runner:
+    """Decodes both sets once and runs trials on parts of the training set."""
+
+    def __init__(self, sweep: Sweep, device: str) -> None:
+        self.sweep, self.device = sweep, resolve_device(device)
+        side = sweep.recipe.resolution
+        self.train_set = load_image_set(sweep.train, side, self.device)
+        self.test_loader = MemoryLoader(
+            load_image_set(sweep.test, side, self.device), EVALUATION_BATCH
+        )
+
+    def run(self, trial: Trial) -> TrialRecord | str:
+        try:
+            return self._run(trial)
+        except WorkFailedError as error:
+            return f"{trial}: {error}"
+
+    def _run(self, trial: Trial) -> TrialRecord:
+        sweep = self.sweep
+        examples, per_class = self._subset(trial)
+        _, record = run_training(
+            examples,
+            self.test_loader,
+            sweep.recipe,
+            n_classes=max(sweep.train.n_classes, sweep.test.n_classes),
+            full_examples=sweep.train.n_examples,
+            budget=trial.budget,
+            seed=trial.seed,
+            device=self.device,
+            train_digest=sweep.train.digest,
+            test_digest=sweep.test.digest,
+        )
+        fraction = len(examples.example_ids) / sweep.train.n_examples
+        return TrialRecord(sweep.key(trial), trial, fraction, per_class, asdict(record))
+
+    def _subset(self, trial: Trial) -> tuple[ImageSet, dict[str, int]]:
+        sweep = self.sweep
+        settings = SelectionSettings(
+            metric=None if trial.side in ("random", "full") else trial.metric,
+            keep=trial.keep,
+            side="random" if trial.side == "full" else trial.side,
+            class_balance=sweep.spec.class_balance,
+            seed=trial.seed,
+        )
+        kept = select(sweep.table, settings)
+        positions = sweep.train.positions(kept.example_ids)
+        per_class = {str(label): count for label, count in kept.per_class.items()}
+        return self.train_set.subset(positions), per_class
+
+
+_runner: _Runner | None = None
+
+
+def _start_worker(spec: SweepSpec, device: str, threads: int) -> None:
+    global _runner
+    torch.set_num_threads(threads)
+    _runner = _Runner(Sweep(spec), device)
+
+
+def _run_in_worker(trial: Trial) -> TrialRecord | str:
+    assert _runner is not None  # set by _start_worker
+    return _runner.run(trial)

@@ -1,0 +1,94 @@
+"""Trials and their records: ``records.jsonl``, one line per finished trial, only ever appended."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from tamis.errors import UsageError
+from tamis.training.loop import Budget
+
+__all__ = ["Append", "Trial", "TrialRecord", "append_records", "read_records"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid. ``metric`` is "full" for the unpruned set."""
+
+    metric: str
+    side: Literal["hard", "easy", "random", "full"]
+    keep: float
+    seed: int
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial.
+
+    Attributes:
+        key: Hash of everything that decides the result.
+        trial: The cell.
+        keep_fraction: The exact share kept.
+        per_class_kept: Label → examples kept.
+        run: See :class:`tamis.training.runs.RunRecord`.
+    """
+
+    key: str
+    trial: Trial
+    keep_fraction: float
+    per_class_kept: dict[str, int]
+    run: dict[str, Any]
+
+
+class Append(Protocol):
+    """Keeps one record."""
+
+    def __call__(self, record: TrialRecord, /) -> None:
+        """Write the record and wait until it is on the disk."""
+
+
+def read_records(path: Path) -> dict[str, TrialRecord]:
+    """Key → record of a ``records.jsonl``; a last line cut off by a crash is left out.
+
+    Raises:
+        UsageError: Another line that is not a record.
+    """
+    records: dict[str, TrialRecord] = {}
+    if not path.exists():
+        return records
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            raw = json.loads(line)
+            record = TrialRecord(**{**raw, "trial": Trial(**raw["trial"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(
+                f"{path}, line {number}",
+                expected="a trial record",
+                found=repr(line[:60]),
+                do="remove that line; its trial runs again",
+            ) from error
+        records.setdefault(record.key, record)
+    return records
+
+
+@contextmanager
+def append_records(path: Path) -> Iterator[Append]:
+    """Open a records file for appending, after dropping a last line cut off by a crash."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    with path.open("a", encoding="utf-8") as sink:
+
+        def append(record: TrialRecord, /) -> None:
+            sink.write(json.dumps(asdict(record)) + "\n")
+            sink.flush()
+            os.fsync(sink.fileno())
+
+        yield append
