@@ -107,7 +107,10 @@ def inspect(
             "size": f"{found.bytes / 1e6:,.1f} MB, pages of {found.page_size >> 20} MiB",
             "fields": ", ".join(f"{field['name']}: {field['type']}" for field in found.fields),
             "images": ", ".join(f"{count:,} {mode}" for mode, count in found.modes.items()),
-            "pixels": " × ".join(f"{low}–{high}" for low, high in (found.sides or {}).values()),
+            "pixels": " × ".join(
+                f"{low}" if low == high else f"{low}–{high}"
+                for low, high in (found.sides or {}).values()
+            ),
             "classes": f"{len(found.classes)}: {', '.join(named)}"
             + (", …" if len(found.classes) > 12 else ""),
             "made by": f"tamis {manifest['operation']}" if manifest else "plain FFCV (no trailer)",

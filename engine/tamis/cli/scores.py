@@ -134,10 +134,11 @@ def metrics(json: Json = False) -> None:
     if json:
         print_json({"metrics": rows})
         return
-    headers = ["metric", "a high score means", "labels", "from", "trainings", "definition"]
-    shown = [[row["name"], row["high_means"], "yes" if row["labels"] else "no"] for row in rows]
-    rest = [[row["models"], row["cost"], row["source"]] for row in rows]
-    print_table(headers, [a + b for a, b in zip(shown, rest, strict=True)])
+    for row in rows:
+        print(f"{row['name']}: a high score means {row['high_means']}")
+        print(f"    {row['source']}")
+        print(f"    {'labels' if row['labels'] else 'no labels'}; from {row['models']}", end="")
+        print(f"; trainings: {row['cost']}\n")
 
 
 def embed(

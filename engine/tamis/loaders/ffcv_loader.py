@@ -6,7 +6,8 @@ Ids need no extra field: FFCV fixes an epoch's order before the epoch starts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ class FFCVLoader:
     :func:`tamis.loaders.memory_loader.load_image_set` does; ``random_crop`` is FFCV's random
     resized crop with a random flip, whose randomness FFCV cannot seed.
 
-    The first batch waits some seconds for FFCV's compilation.
+    Opening compiles FFCV's pipeline, some seconds, by decoding one batch that nobody sees.
 
     Args:
         bundle: An opened bundle (FFCV itself checks nothing).
@@ -91,6 +92,9 @@ class FFCVLoader:
         if not quasi_random:
             seed = order_seed if isinstance(order_seed, int) else None
             self._loader.traversal_order = _EpochOrder(bundle.example_ids, seed)
+        with closing(iter(self)) as batches:
+            next(batches)
+        self.set_epoch(0)
 
     @property
     def n_examples(self) -> int:
@@ -109,7 +113,7 @@ class FFCVLoader:
     def __len__(self) -> int:
         return -(-self.n_examples // self._batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         epoch = iter(self._loader)
         order = np.asarray(epoch.order, np.int64)
         try:
