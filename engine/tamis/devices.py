@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,12 @@ from tamis.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["autocast", "resolve_device"]
+__all__ = ["autocast", "n_cores", "resolve_device"]
+
+
+def n_cores() -> int:
+    """Cores that this process may use, which in a container or job are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(spec: str = "auto") -> torch.device:

@@ -7,7 +7,6 @@ the GIL); an exception in one of them surfaces here at once. FFCV's writer waits
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Generator
@@ -30,6 +29,7 @@ from tamis.bundles.layout import (
 )
 from tamis.bundles.trailer import Trailer
 from tamis.bundles.writer import BetonWriter, check_page_size
+from tamis.devices import n_cores
 from tamis.errors import SourceError, UsageError
 from tamis.images import ImageError, decode_any, encode_jpeg, resize_to_side, scan_jpeg
 from tamis.manifest import Manifest
@@ -146,7 +146,7 @@ def convert(
             with (
                 progress.task(f"convert → {out.name}", len(source)) as advance,
                 # Closed here and now, whatever happens: it waits for its threads.
-                closing(_encoded(source, settings, workers or os.cpu_count() or 1)) as records,
+                closing(_encoded(source, settings, workers or n_cores())) as records,
             ):
                 for example_id, (item, record) in enumerate(records):
                     assembly.add(example_id, item, record)

@@ -6,17 +6,23 @@ Ids need no extra field: FFCV fixes an epoch's order before the epoch starts.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
+from queue import Empty
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tamis.bundles.beton import Bundle
+from tamis.devices import n_cores
+from tamis.errors import WorkFailedError
 from tamis.hashing import shuffled_order
-from tamis.loaders.batch import Batch
+from tamis.loaders.augment import sampling_grid
+from tamis.loaders.batch import Augmentation, Batch
 
 __all__ = ["FFCVLoader"]
 
@@ -36,9 +42,9 @@ class _EpochOrder:
 class FFCVLoader:
     """Batches of a bundle that may be larger than memory.
 
-    Scoring crops the largest centred square and resizes it by area, as
-    :func:`tamis.loaders.memory_loader.load_image_set` does; ``random_crop`` is FFCV's random
-    resized crop with a random flip, whose randomness FFCV cannot seed.
+    Images are the largest centred square, resized by area, as
+    :func:`tamis.loaders.memory_loader.load_image_set` gives them; augmentation is the same too, so
+    that both loaders show the same example in the same way.
 
     Opening compiles FFCV's pipeline, some seconds, by decoding one batch that nobody sees.
 
@@ -48,7 +54,7 @@ class FFCVLoader:
         resolution: Side of the images in pixels.
         order_seed: Shuffle with this seed, None for the bundle's own order, or
             ``"quasi_random"`` for FFCV's order that keeps few pages open.
-        random_crop: Augment for training.
+        augmentation: For training; None gives the images as they are.
         os_cache: Map the file (True), or keep only the pages in use in memory (False).
         workers: Threads; None takes all cores.
         device: Where batches go.
@@ -61,7 +67,7 @@ class FFCVLoader:
         resolution: int,
         *,
         order_seed: int | Literal["quasi_random"] | None = None,
-        random_crop: bool = False,
+        augmentation: Augmentation | None = None,
         os_cache: bool = True,
         workers: int | None = None,
         device: torch.device | str = "cpu",
@@ -69,20 +75,20 @@ class FFCVLoader:
         self.bundle, self._batch_size, self.device = bundle, batch_size, torch.device(device)
         # numba's TBB layer hangs at exit when the process is pinned to one core.
         os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
+        from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
-        from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
+        from ffcv.transforms import ToTensor
 
         quasi_random = order_seed == "quasi_random"
         image = bundle.fields[bundle.image_field].name
         pipelines: dict[str, Any] = {field.name: None for field in bundle.fields}
-        pipelines[image] = [_decoder(resolution, random_crop)]
-        if random_crop:
-            pipelines[image].append(RandomHorizontalFlip())
-        pipelines[image] += [ToTensor(), ToTorchImage(convert_back_int16=False)]
+        decoder = CenterCropRGBImageDecoder((resolution, resolution), ratio=1.0)
+        pipelines[image] = [decoder, ToTensor()]
+        self._augmentation, self._epoch = augmentation, 0
         self._loader = Loader(
             str(bundle.path),
             batch_size=batch_size,
-            num_workers=workers or os.cpu_count() or 1,
+            num_workers=workers or n_cores(),
             order=OrderOption.QUASI_RANDOM if quasi_random else OrderOption.SEQUENTIAL,
             pipelines=pipelines,
             os_cache=os_cache,
@@ -108,7 +114,7 @@ class FFCVLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
-        self._loader.next_epoch = epoch
+        self._loader.next_epoch = self._epoch = epoch
 
     def __len__(self) -> int:
         return -(-self.n_examples // self._batch_size)
@@ -117,24 +123,39 @@ class FFCVLoader:
         epoch = iter(self._loader)
         order = np.asarray(epoch.order, np.int64)
         try:
-            for number, (images,) in enumerate(epoch):
-                positions = order[number * self._batch_size :][: len(images)]
-                labels = torch.from_numpy(self.bundle.labels[positions])
-                # FFCV hands out views into a ring of buffers: copy, so that the batch is ours.
-                yield Batch(
-                    images.clone().to(self.device),
-                    labels.to(self.device),
-                    self.bundle.example_ids[positions],
-                )
+            for number in range(len(self)):
+                self._await_batch(epoch)
+                (images,) = next(epoch)
+                yield self._batch(images, order[number * self._batch_size :][: len(images)])
         finally:
+            # FFCV's thread looks for a request to end only while its queue is full, and then waits
+            # for ever to put its last word: take its work away, and read what it still says.
+            epoch.iter_ixes = iter(())
+            while epoch.is_alive():
+                with suppress(Empty):
+                    epoch.output_queue.get(timeout=0.01)
             epoch.close()
-            epoch.join()
 
+    def _await_batch(self, epoch: Any) -> None:
+        """Wait for the next batch; FFCV itself waits for ever if its thread has died."""
+        while epoch.output_queue.empty():
+            if not epoch.is_alive() and epoch.output_queue.empty():
+                raise WorkFailedError(
+                    self.bundle.path,
+                    expected="FFCV's loader to decode it",
+                    found="that its thread ended with an error",
+                    do=f"run: tamis verify --deep {self.bundle.path}",
+                )
+            time.sleep(2e-4)
 
-def _decoder(resolution: int, random_crop: bool) -> Any:
-    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
-
-    size = (resolution, resolution)
-    if random_crop:
-        return RandomResizedCropRGBImageDecoder(size)
-    return CenterCropRGBImageDecoder(size, ratio=1.0)
+    def _batch(self, images: Tensor, positions: NDArray[np.int64]) -> Batch:
+        """FFCV hands out views into a ring of buffers; the copy is ours."""
+        ids = self.bundle.example_ids[positions]
+        pixels = images.to(self.device, copy=True)
+        if self._augmentation is not None:
+            grid = sampling_grid(ids, self._augmentation, self._epoch, pixels.shape[1])
+            rows, columns = (index.to(self.device) for index in grid)
+            each = torch.arange(len(pixels), device=self.device)
+            pixels = pixels[each[:, None, None], rows[:, :, None], columns[:, None, :]]
+        labels = torch.from_numpy(self.bundle.labels[positions]).to(self.device)
+        return Batch(pixels.permute(0, 3, 1, 2), labels, ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from torch import Tensor
 
 from tamis.bundles.beton import Bundle
 from tamis.bundles.layout import RAW_MODE
+from tamis.devices import n_cores
 from tamis.errors import BundleError
-from tamis.hashing import example_uniform, shuffled_order
+from tamis.hashing import shuffled_order
 from tamis.images import ImageError, decode_jpeg, fit_square
+from tamis.loaders.augment import sampling_grid
 from tamis.loaders.batch import Augmentation, Batch
 from tamis.progress import QUIET, Progress
 
@@ -97,7 +98,7 @@ def load_image_set(
 
     with (
         progress.task(f"decode {bundle.path.name}", bundle.n_examples) as advance,
-        ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tamis-decode") as pool,
+        ThreadPoolExecutor(n_cores(), thread_name_prefix="tamis-decode") as pool,
     ):
         for decoded in pool.map(decode, parts):
             advance(decoded)
@@ -162,28 +163,7 @@ class MemoryLoader:
         if self._augmentation is None:
             pixels = images[index]
         else:
-            rows, columns = _sampling_grid(ids, self._augmentation, self._epoch, images.shape[1])
+            rows, columns = sampling_grid(ids, self._augmentation, self._epoch, images.shape[1])
             rows, columns = rows.to(images.device), columns.to(images.device)
             pixels = images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         return Batch(pixels.permute(0, 3, 1, 2), self.image_set.labels[index], ids)
-
-
-def _sampling_grid(
-    example_ids: NDArray[np.int64], augmentation: Augmentation, epoch: int, side: int
-) -> tuple[Tensor, Tensor]:
-    """Source row and column of every output row and column, (b, side) int64 each."""
-
-    def draw(purpose: str) -> NDArray[np.float64]:
-        return example_uniform(example_ids, augmentation.seed, purpose, epoch)
-
-    reach = min(augmentation.translate, side - 1)
-    grids = []
-    for purpose in ("shift rows", "shift columns"):
-        shift = np.floor(draw(purpose) * (2 * reach + 1)).astype(np.int64) - reach
-        index = np.abs(np.arange(side) + shift[:, None])
-        grids.append(np.where(index >= side, 2 * (side - 1) - index, index))
-    rows, columns = grids
-    if augmentation.flip:
-        mirrored = draw("flip") < 0.5
-        columns[mirrored] = columns[mirrored, ::-1]
-    return torch.from_numpy(rows), torch.from_numpy(columns)

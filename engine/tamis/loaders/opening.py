@@ -47,7 +47,7 @@ def open_loader(
         resolution: Side of the images in pixels.
         device: Where batches go.
         order_seed: Shuffle with this seed, or None for the bundle's order.
-        augmentation: Random changes. The ffcv backend has its own random crop and flip.
+        augmentation: Random changes, the same with every backend.
         progress: Told of decoding.
 
     Raises:
@@ -67,7 +67,7 @@ def open_loader(
                 batch_size,
                 resolution,
                 order_seed=order_seed,
-                random_crop=augmentation is not None,
+                augmentation=augmentation,
                 device=device,
             )
         source = load_image_set(source, resolution, device, progress=progress)

@@ -9,7 +9,6 @@ tries it again; the others go on.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 
 from tamis.atomic import atomic_path
-from tamis.devices import resolve_device
+from tamis.devices import n_cores, resolve_device
 from tamis.errors import WorkFailedError
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
 from tamis.progress import QUIET, Progress
@@ -98,7 +97,7 @@ def _execute(
         for trial in trials:
             yield runner.run(trial)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, n_cores() // workers)
     context = multiprocessing.get_context("spawn")  # a fork would share torch's thread pools
     with ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(sweep.spec, device, threads)
