@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from tamis.errors import UsageError
 
@@ -18,6 +19,8 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     Raises:
         UsageError: The output exists and ``overwrite`` is false, or its folder does not exist.
     """
+    if path.is_dir():
+        raise UsageError(path, expected="a file to write", found="a folder", do="name a file in it")
     if path.exists() and not overwrite:
         raise UsageError(
             path,
@@ -45,7 +48,8 @@ def atomic_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         UsageError: As :func:`refuse_existing`.
     """
     refuse_existing(path, overwrite)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Process ids repeat, in containers above all: two writers must never share a name.
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     try:
         yield partial
         _sync(partial, os.O_RDWR)

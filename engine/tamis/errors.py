@@ -23,6 +23,7 @@ __all__ = [
     "TamisError",
     "UsageError",
     "WorkFailedError",
+    "first_line",
 ]
 
 
@@ -43,6 +44,16 @@ class TamisError(Exception):
         line = f"{subject}: expected {expected}, found {found}; {do}"
         super().__init__(" ".join(line.split()))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are pickled by their arguments; a worker's error keeps its four parts.
+        return (_restored, (type(self), self.subject, self.expected, self.found, self.do))
+
+
+def _restored(
+    kind: type[TamisError], subject: str, expected: str, found: str, do: str
+) -> TamisError:
+    return kind(subject, expected=expected, found=found, do=do)
+
 
 class UsageError(TamisError):
     """Options that contradict each other or lie outside their range."""
@@ -62,6 +73,12 @@ class ScoreTableError(TamisError):
 
 class DependencyError(TamisError):
     """An optional package that is missing, or two that exclude each other."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign exception says, as one short line; its type where it says nothing."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 class WorkFailedError(TamisError):

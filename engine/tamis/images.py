@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.errors import first_line
+
 __all__ = [
     "ImageError",
     "JpegInfo",
@@ -112,8 +114,8 @@ def decode_any(data: bytes) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ImageError("not an image in any known format") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"an unreadable image ({error})") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise ImageError(f"an unreadable image ({first_line(error)})") from error
 
 
 def decode_jpeg(data: NDArray[np.uint8]) -> NDArray[np.uint8]:

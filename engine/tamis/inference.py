@@ -44,13 +44,15 @@ def infer(model: SmallResNet, loader: Loader, device: torch.device) -> Iterator[
     model.eval()
     try:
         for batch in loader:
-            with torch.no_grad(), autocast(device):
-                features = model.features(batch.images.to(device))
-                logits = model.head(features)
+            with torch.no_grad():
+                with autocast(device):
+                    features = model.features(batch.images.to(device))
+                # In float32: logits rounded to bfloat16 would tie half of the easy examples.
+                logits = model.head(features.float())
             yield Outputs(
                 batch.example_ids,
                 to_numpy(batch.labels),
-                to_numpy(logits.float()),
+                to_numpy(logits),
                 to_numpy(features.float()),
             )
     finally:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tamis import __version__
-from tamis.errors import BundleError
+from tamis.errors import BundleError, first_line
 
 __all__ = ["MANIFEST_FORMAT", "Manifest", "Parent"]
 
@@ -78,10 +78,10 @@ class Manifest:
             if not isinstance(raw, dict) or raw.pop("format", None) != MANIFEST_FORMAT:
                 raise ValueError("another format")
             return TypeAdapter(cls).validate_python(raw)
-        except (ValueError, ValidationError) as error:
+        except (ValueError, ValidationError, RecursionError) as error:
             raise BundleError(
                 "manifest",
                 expected=f"JSON of the format {MANIFEST_FORMAT}",
-                found=f"something else ({str(error).splitlines()[0]})",
+                found=f"something else ({first_line(error)})",
                 do="read it with the tamis version that wrote it, or convert the images again",
             ) from error

@@ -16,7 +16,7 @@ from sklearn.cluster import kmeans_plusplus
 from tamis.errors import DependencyError, UsageError
 from tamis_kernels import nearest_prototype
 
-__all__ = ["class_prototype_distance", "kmeans_prototypes", "nearest_prototype_distance"]
+__all__ = ["check_k", "class_prototype_distance", "kmeans_prototypes", "nearest_prototype_distance"]
 
 _START_POINTS = 32  # per prototype, to draw the starting points from
 
@@ -31,7 +31,7 @@ def kmeans_prototypes(
 
     Args:
         embeddings: (n, d) float32, no row all zero.
-        k: Prototypes, 1 ≤ k ≤ n.
+        k: Prototypes, 1 ≤ k < n.
         seed: Of the starting points.
         n_iterations: Lloyd iterations.
 
@@ -42,13 +42,7 @@ def kmeans_prototypes(
         UsageError: k out of range.
         DependencyError: faiss is missing, or two distributions of it are installed.
     """
-    if not 1 <= k <= len(embeddings):
-        raise UsageError(
-            "--k",
-            expected=f"1 to {len(embeddings)} prototypes",
-            found=str(k),
-            do="about the number of classes is usual",
-        )
+    check_k(k, len(embeddings))
     faiss = _faiss()
     rows = np.ascontiguousarray(_unit(embeddings))
     rng = np.random.default_rng(seed)
@@ -65,6 +59,21 @@ def kmeans_prototypes(
     )
     kmeans.train(rows, init_centroids=_unit(start))
     return _unit(np.asarray(kmeans.centroids, np.float32))
+
+
+def check_k(k: int, n_examples: int) -> None:
+    """Refuse a number of prototypes that n examples cannot have.
+
+    Raises:
+        UsageError: Not 1 ≤ k < n.
+    """
+    if not 1 <= k < n_examples:
+        raise UsageError(
+            "--k",
+            expected=f"1 to {n_examples - 1} prototypes for {n_examples} examples",
+            found=str(k),
+            do="about the number of classes is usual",
+        )
 
 
 def nearest_prototype_distance(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tamis.atomic import atomic_path
 from tamis.bundles.beton import Bundle
-from tamis.errors import ScoreTableError
+from tamis.errors import ScoreTableError, first_line
 
 __all__ = [
     "ScoreColumn",
@@ -116,7 +116,15 @@ class ScoreTable:
         """
         self.check_bundle(bundle)
         order = np.argsort(self.example_ids, kind="stable")
-        rows = order[np.searchsorted(self.example_ids, bundle.example_ids, sorter=order)]
+        places = np.searchsorted(self.example_ids, bundle.example_ids, sorter=order)
+        rows = order[np.minimum(places, len(order) - 1)]
+        if not np.array_equal(self.example_ids[rows], bundle.example_ids):
+            raise ScoreTableError(
+                "score table",
+                expected=f"a score for each of the {bundle.n_examples} examples of {bundle.path}",
+                found="a table that lacks some of them",
+                do="use the whole table, not a part of it",
+            )
         return ScoreTable(
             self.bundle_digest,
             self.example_ids[rows],
@@ -140,13 +148,20 @@ def merge_columns(table: ScoreTable, newer: ScoreTable) -> ScoreTable:
     """One table with the columns of both; a column of both is the newer one.
 
     Raises:
-        ScoreTableError: They score different bundles.
+        ScoreTableError: They score different bundles, or list the examples differently.
     """
     if table.bundle_digest != newer.bundle_digest:
         raise ScoreTableError(
             "score table",
             expected=f"scores of the same bundle ({newer.bundle_digest})",
             found=f"scores of another one ({table.bundle_digest})",
+            do="write the new scores to a file of their own",
+        )
+    if not np.array_equal(table.example_ids, newer.example_ids):
+        raise ScoreTableError(
+            "score table",
+            expected="the examples in the bundle's order",
+            found="another order or number",
             do="write the new scores to a file of their own",
         )
     return replace(table, columns=table.columns | newer.columns)
@@ -197,9 +212,12 @@ def read_score_table(path: Path) -> ScoreTable:
                 info = json.loads((part.metadata or {}).get(b"tamis", b"{}"))
                 values = table[part.name].cast(pa.float32()).to_numpy()
                 columns[part.name] = ScoreColumn(values, info)
+        ids = table["example_id"].cast(pa.int64()).to_numpy()
+        if table["example_id"].null_count or len(np.unique(ids)) < len(ids) or not len(ids):
+            raise ValueError("repeated, missing or no example ids")
         return ScoreTable(
             metadata[b"tamis_bundle"].decode(),
-            table["example_id"].cast(pa.int64()).to_numpy(),
+            ids,
             table["label"].cast(pa.int32()).to_numpy(),
             table["path"].to_pylist(),
             columns,
@@ -208,6 +226,6 @@ def read_score_table(path: Path) -> ScoreTable:
         raise ScoreTableError(
             path,
             expected="a score table",
-            found=str(error).splitlines()[0] if path.exists() else "no file",
+            found=first_line(error) if path.exists() else "no file",
             do="write one with: tamis score BUNDLE SCORES.parquet",
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from tamis.atomic import atomic_path
 from tamis.bundles.beton import Bundle
-from tamis.errors import ScoreTableError, UsageError
+from tamis.errors import ScoreTableError, UsageError, first_line
 from tamis.hashing import example_hash
 from tamis.score_table import ScoreTable
 
@@ -159,8 +160,8 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
         kept[order[np.flatnonzero(ranked_labels == label)[:quota]]] = True
     others = order[~kept[order]]
     kept[others[: n_keep - int(kept.sum())]] = True
-    counts = np.bincount(table.labels[kept], minlength=int(table.labels.max()) + 1)
-    per_class = {label: int(counts[label]) for label in quotas}
+    found = dict(zip(*np.unique(table.labels[kept], return_counts=True), strict=True))
+    per_class = {label: int(found.get(label, 0)) for label in quotas}
     return Selection(table.example_ids[kept], n_total, per_class, settings, table.bundle_digest)
 
 
@@ -202,26 +203,35 @@ def read_selected_ids(path: Path, bundle: Bundle) -> NDArray[np.int64]:
     """Kept ids from a selection (.parquet), an .npy of ids, or a text file of source paths.
 
     Raises:
-        ScoreTableError: An unreadable file, a selection for another bundle, or a path that the
-            bundle does not hold.
+        ScoreTableError: An unreadable file, no or repeated ids, a selection for another bundle,
+            or a path that the bundle does not hold or holds twice.
     """
     try:
-        if path.suffix == ".parquet":
-            return _read_parquet_ids(path, bundle)
-        if path.suffix == ".npy":
-            ids = np.load(path, allow_pickle=False)
-            if ids.ndim != 1 or ids.dtype.kind not in "iu":
-                raise ValueError(f"an array {ids.shape} of {ids.dtype}")
-            return np.asarray(ids, np.int64)
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return _ids_of_paths([line.strip() for line in lines if line.strip()], bundle)
-    except (OSError, ValueError, EOFError) as error:
+        ids = _listed_ids(path, bundle)
+        if not len(ids) or len(np.unique(ids)) < len(ids):
+            raise ValueError("repeated ids" if len(ids) else "no ids")
+        return ids
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise ScoreTableError(
             path,
             expected="a selection: .parquet from tamis select, .npy of ids, or text of paths",
-            found=str(error).splitlines()[0] if path.exists() else "no file",
+            found=first_line(error) if path.exists() else "no file",
             do="write one with: tamis select SCORES KEPT.parquet",
         ) from error
+
+
+def _listed_ids(path: Path, bundle: Bundle) -> NDArray[np.int64]:
+    if path.suffix == ".parquet":
+        return _read_parquet_ids(path, bundle)
+    if path.suffix == ".npy":
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(ids, np.ndarray):
+            raise ValueError("an archive of several arrays")
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise ValueError(f"an array {ids.shape} of {ids.dtype}")
+        return np.asarray(ids, np.int64)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return _ids_of_paths([line.strip() for line in lines if line.strip()], bundle)
 
 
 def _read_parquet_ids(path: Path, bundle: Bundle) -> NDArray[np.int64]:
@@ -245,12 +255,12 @@ def _read_parquet_ids(path: Path, bundle: Bundle) -> NDArray[np.int64]:
 
 
 def _ids_of_paths(paths: list[str], bundle: Bundle) -> NDArray[np.int64]:
-    known = (
-        {}
-        if bundle.paths is None
-        else dict(zip(bundle.paths.to_pylist(), bundle.example_ids, strict=True))
-    )
-    missing = [path for path in paths if path not in known]
+    known = [] if bundle.paths is None else bundle.paths.to_pylist()
+    counts = Counter(known)
+    missing = [path for path in paths if counts[path] != 1]
     if missing:
-        raise ValueError(f"{len(missing)} paths that the bundle does not hold, e.g. {missing[0]!r}")
-    return np.array([known[path] for path in paths], np.int64)
+        some = missing[0]
+        why = "several examples have" if counts[some] else "the bundle does not hold"
+        raise ValueError(f"{len(missing)} unusable paths; {some!r} is one that {why}")
+    ids = dict(zip(known, bundle.example_ids.tolist(), strict=True))
+    return np.array([ids[path] for path in paths], np.int64)

@@ -68,8 +68,10 @@ class Recorder(RunDynamics):
 def forward(model: SmallResNet, images: Tensor) -> Tensor:
     was_training = model.training
     model.eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        logits: Tensor = model(images.permute(0, 3, 1, 2))
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            features = model.features(images.permute(0, 3, 1, 2))
+        logits: Tensor = model.head(features.float())
     model.train(was_training)
     return logits.double()
 

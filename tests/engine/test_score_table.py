@@ -102,3 +102,32 @@ def test_columns_merge_within_one_bundle_only() -> None:
     assert list(merged.columns) == ["el2n", "loss"]
     with pytest.raises(ScoreTableError, match="expected scores of the same bundle"):
         merge_columns(small("other"), newer)
+
+
+def test_a_sorted_or_filtered_table_is_not_taken_for_the_whole(
+    digits_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = open_bundle(digits_bundle)
+    n = bundle.n_examples
+    scores = np.random.default_rng(0).random(n).astype(np.float32)
+    table = ScoreTable(
+        bundle.digest,
+        bundle.example_ids,
+        bundle.labels.astype(np.int32),
+        [None] * n,
+        {"m": ScoreColumn(scores)},
+    )
+    write_score_table(table, tmp_path / "s.parquet")
+    stored = pq.read_table(tmp_path / "s.parquet")
+    pq.write_table(stored.sort_by("m"), tmp_path / "sorted.parquet")
+    pq.write_table(stored.slice(0, n - 3), tmp_path / "part.parquet")
+    pq.write_table(pa.concat_tables([stored, stored]), tmp_path / "twice.parquet")
+    ordered = read_score_table(tmp_path / "sorted.parquet")
+    # By id all is well; what goes by position is refused.
+    assert np.array_equal(ordered.for_bundle(bundle).columns["m"].values, scores)
+    with pytest.raises(ScoreTableError, match="found another order or number"):
+        merge_columns(ordered, table)
+    with pytest.raises(ScoreTableError, match="found a table that lacks some of them"):
+        read_score_table(tmp_path / "part.parquet").for_bundle(bundle)
+    with pytest.raises(ScoreTableError, match="found repeated, missing or no example ids"):
+        read_score_table(tmp_path / "twice.parquet")

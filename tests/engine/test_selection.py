@@ -215,3 +215,19 @@ def test_pickled_arrays_are_not_loaded(digits_bundle: Path, tmp_path: Path) -> N
     np.save(tmp_path / "kept.npy", np.array([{"code": 1}], object), allow_pickle=True)
     with pytest.raises(ScoreTableError, match="expected a selection"):
         read_selected_ids(tmp_path / "kept.npy", open_bundle(digits_bundle))
+
+
+@pytest.mark.parametrize("ids", [[], [5, 5]])
+def test_no_ids_or_repeated_ones_are_refused(
+    digits_bundle: Path, tmp_path: Path, ids: list[int]
+) -> None:
+    np.save(tmp_path / "kept.npy", np.array(ids, np.int64))
+    with pytest.raises(ScoreTableError, match=r"found (no|repeated) ids"):
+        read_selected_ids(tmp_path / "kept.npy", open_bundle(digits_bundle))
+
+
+def test_an_archive_of_arrays_is_refused(digits_bundle: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "kept.npz", a=np.arange(3))
+    (tmp_path / "kept.npz").rename(tmp_path / "kept.npy")
+    with pytest.raises(ScoreTableError, match="found an archive of several arrays"):
+        read_selected_ids(tmp_path / "kept.npy", open_bundle(digits_bundle))

@@ -246,6 +246,23 @@ def test_a_parquet_folder_in_hugging_faces_layout(tmp_path: Path) -> None:
     assert source.describe()["files"] == ["train-00000.parquet", "train-00001.parquet"]
 
 
+def test_train_and_test_files_are_not_one_set(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        pq.write_table(hugging_face_table([0, 1]), tmp_path / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(SourceError, match="expected the files of one split, found test and train"):
+        open_source(str(tmp_path))
+
+
+def test_a_class_list_does_not_rename_labels(tmp_path: Path) -> None:
+    table = hugging_face_table([0, 1], names=["dog", "cat"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    for classes in (("cat", "dog"), ("dog",)):
+        with pytest.raises(SourceError, match="expected a class list with the file's own labels"):
+            open_parquet(tmp_path / "x.parquet", classes=classes)
+    longer = ("dog", "cat", "cow")
+    assert open_parquet(tmp_path / "x.parquet", classes=longer).classes == longer
+
+
 def test_parquet_without_names_and_with_other_column_names(tmp_path: Path) -> None:
     table = hugging_face_table([4, 0]).drop_columns(["index"])
     pq.write_table(table.rename_columns(["img", "fine_label"]), tmp_path / "x.parquet")

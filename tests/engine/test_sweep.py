@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 
@@ -214,3 +215,19 @@ def test_the_spec_in_the_folder_is_the_one_that_ran(
 ) -> None:
     written = SweepSpec.model_validate_json((folder / "done" / "sweep.json").read_text())
     assert written == read_sweep_spec(folder / "sweep.yaml")
+
+
+def test_trials_that_fail_are_reported_alike_by_workers(folder: Path, tmp_path: Path) -> None:
+    wild = {"set": {"epochs": 3, "width": 4, "learning_rate": 1e30}, "seeds": 1}
+    spec = read_sweep_spec(folder / "sweep.yaml").model_copy(update=wild)
+    for workers in (1, 2):
+        report = run_sweep(spec, tmp_path / f"out{workers}", workers=workers)
+        assert (report.n_done, report.n_failed) == (0, 4)
+        assert all("expected a finite training loss" in line for line in report.failures)
+
+
+def test_errors_keep_their_parts_between_processes() -> None:
+    error = ScoreTableError("a table", expected="this", found="that", do="mend it")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy)) == (ScoreTableError, str(error))
+    assert copy.do == "mend it"

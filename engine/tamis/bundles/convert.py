@@ -136,6 +136,8 @@ def convert(
         UsageError: ``out`` exists, or its folder does not.
     """
     settings = settings or ConvertSettings()
+    if workers is not None and workers < 1:
+        raise UsageError("--workers", expected="1 or more", found=str(workers), do="leave it out")
     if not len(source):
         raise SourceError("source", expected="images", found="none", do="check the path")
     start = time.perf_counter()

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tamis.errors import BundleError
+from tamis.errors import BundleError, first_line
 from tamis.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def decode_trailer(data: bytes | memoryview, n_examples: int, subject: object) -
         raise BundleError(
             subject,
             expected="a sound trailer (example ids, paths, checksums)",
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             do="write the bundle again from its source",
         ) from error
     return Trailer(ids, paths, checksums, manifest, digest)

@@ -81,6 +81,8 @@ def _faults(bundle: Bundle, position: int, deep: bool) -> Iterator[str]:
         stored = (int(row["width"]), int(row["height"]))
         try:
             info = scan_jpeg(record)
+            if not info.plain:
+                yield "a JPEG that FFCV does not decode to RGB (CMYK, 12-bit or arithmetic)"
             if (info.width, info.height) != stored:
                 yield f"the JPEG is {info.width} × {info.height}, the table says {stored}"
             if deep:

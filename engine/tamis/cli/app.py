@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 from tamis import __version__
 from tamis.cli import bundles, runs, scores
-from tamis.errors import TamisError, WorkFailedError
+from tamis.errors import TamisError, WorkFailedError, first_line
 
 __all__ = ["app", "main"]
 
@@ -85,6 +85,14 @@ def main() -> NoReturn:
             do="check permissions and free space",
         )
         _end(str(failed), failed.exit_code)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _end(
+            f"an error that tamis does not know: {type(error).__name__}: {first_line(error)}",
+            1,
+            "please report it with the output of the same command and --debug",
+        )
     if code == _INTERRUPTED:  # typer's word for Ctrl-C
         _end("interrupted; finished work is kept, nothing is half-written", _INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

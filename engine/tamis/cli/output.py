@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ __all__ = ["pairs", "print_json", "print_table", "show_progress"]
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """One JSON object on stdout; paths become text, NaN becomes null."""
+    """One JSON object on stdout; paths become text, numbers that JSON lacks become null."""
     print(json.dumps(_plain(values)))
 
 
@@ -25,7 +26,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str | int | float | bool) or value is None:
         return value
@@ -36,11 +37,12 @@ def print_table(headers: list[str], rows: Iterable[Iterable[object]], title: str
     """A table on stdout."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(*headers, title=title or None, box=SIMPLE_HEAD, title_justify="left")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     Console(highlight=False).print(table)
 
 
@@ -69,7 +71,7 @@ def show_progress() -> Iterator[Progress]:
         yield QUIET
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

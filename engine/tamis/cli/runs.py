@@ -58,7 +58,8 @@ def train(
     from tamis.training.runs import train_on_bundle
 
     chosen = get_recipe(recipe, parse_settings(settings))
-    refuse_existing(out / "record.json" if out.is_dir() else out, overwrite)
+    for name in ("record.json", "model.pt"):
+        refuse_existing(out / name if out.is_dir() else out, overwrite)
     training, testing = open_bundle(bundle), open_bundle(test)
     ids = read_selected_ids(selection, training) if selection else None
     with show_progress() as progress:
@@ -187,9 +188,11 @@ def _print_report(done: Report, json: bool) -> None:
             [row.name, *(_cell(row.cells.get(keep)) for keep in table.keeps)] for row in table.rows
         ]
         if table.full:
-            rows.append(["full", _interval(table.full)] + [""] * (len(table.keeps) - 1))
+            rows = [[*row, ""] for row in rows]
+            rows.append(["full", *[""] * len(table.keeps), _interval(table.full)])
         title = f"Test accuracy in %, same {table.budget}; mean ± 95 % interval"
         headers = ["keep fraction", *(f"{keep:g}" for keep in table.keeps)]
+        headers += ["1"] if table.full else []
         print_table(headers, rows, title)
         print("\n".join(sentences))
     print(f"\nreport: {done.html.resolve()}")

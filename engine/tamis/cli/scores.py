@@ -68,7 +68,12 @@ def score(
     from tamis.metrics.campaign import CampaignSettings
     from tamis.metrics.campaign import score as run
     from tamis.metrics.registry import get_metrics
-    from tamis.score_table import merge_columns, read_score_table, write_score_table
+    from tamis.score_table import (
+        merge_columns,
+        read_score_table,
+        unscored_table,
+        write_score_table,
+    )
     from tamis.training.recipes import get_recipe
     from tamis.training.selfsup import SelfsupSettings
 
@@ -87,7 +92,7 @@ def score(
     opened = open_bundle(bundle)
     existing = read_score_table(out) if append and out.exists() else None
     if existing is not None:
-        existing.check_bundle(opened)
+        merge_columns(existing, unscored_table(opened))  # refuses what would fail afterwards
     with show_progress() as progress:
         done = run(opened, wanted, campaign, resolve_device(device), progress=progress)
     table = merge_columns(existing, done.table) if existing else done.table

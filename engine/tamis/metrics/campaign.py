@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tamis.bundles.beton import Bundle
-from tamis.errors import ScoreTableError, UsageError
+from tamis.errors import ScoreTableError, UsageError, first_line
 from tamis.hashing import example_uniform
 from tamis.inference import embed, embed_pixels
 from tamis.loaders.batch import Loader
@@ -22,6 +22,7 @@ from tamis.metrics.dynamics import DynamicsScores, RunDynamics
 from tamis.metrics.registry import Metric, Needs
 from tamis.progress import QUIET, Progress
 from tamis.prototypes import (
+    check_k,
     class_prototype_distance,
     kmeans_prototypes,
     nearest_prototype_distance,
@@ -46,7 +47,8 @@ class CampaignSettings:
         encoder: ``selfsup`` trains one on the bundle without labels; ``pixels``; ``tamis:RUN``
             takes the penultimate layer of a trained run (which saw labels); ``npy:FILE`` reads
             embeddings made elsewhere, one row per example in the bundle's order.
-        k: Prototypes of the self-supervised metric; None takes the number of classes.
+        k: Prototypes of the self-supervised metric; None takes the number of classes, but at most
+            one for ten examples.
         early_epoch: Epochs before EL2N is taken; None takes half of the recipe's. (Paul et al.
             take 20 of 200 at a constant rate. In recipes of 10 to 20 epochs the first fifth is
             warm-up, where whole classes are still confused and seeds disagree.)
@@ -70,6 +72,8 @@ class CampaignSettings:
                 "--models", expected="at least 1", found=str(self.models), do="4 is the default"
             )
 
+        if self.seed < 0:
+            raise UsageError("--seed", expected="0 or more", found=str(self.seed), do="use 0")
         if self.early_epoch is not None and not 1 <= self.early_epoch <= self.recipe.epochs:
             raise UsageError(
                 "--early-epoch",
@@ -110,6 +114,7 @@ def score(
         BundleError: A record that does not decode.
     """
     campaign = _Campaign(bundle, settings, device, progress)
+    campaign.check(metrics)
     needed = {metric.needs for metric in metrics}
     seconds: dict[str, float] = {}
     values: dict[str, NDArray[np.float32]] = {}
@@ -160,6 +165,8 @@ def _provenance(metric: Metric, parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_EXAMPLES_PER_PROTOTYPE = 10
+
 _Scores = tuple[dict[str, NDArray[np.float32]], dict[str, Any]]
 
 
@@ -171,12 +178,14 @@ class _Campaign:
     ) -> None:
         self.bundle, self.settings, self.device, self.progress = bundle, settings, device, progress
         self._image_set: ImageSet | None = None
+        # Decided once: every network and encoder of a campaign sees the same loader.
+        fits = fits_in_memory(bundle, settings.recipe.resolution, device)
+        self._in_memory = settings.loader == "memory" or (settings.loader == "auto" and fits)
 
     def _loader(self, batch_size: int, order_seed: int | None = None, **options: Any) -> Loader:
-        recipe, backend = self.settings.recipe, self.settings.loader
+        recipe = self.settings.recipe
         source: Bundle | ImageSet = self.bundle
-        fits = fits_in_memory(self.bundle, recipe.resolution, self.device)
-        if backend == "memory" or (backend == "auto" and fits):
+        if self._in_memory:
             if self._image_set is None:
                 self._image_set = load_image_set(
                     self.bundle, recipe.resolution, self.device, progress=self.progress
@@ -191,6 +200,33 @@ class _Campaign:
             order_seed=order_seed,
             **options,
         )
+
+    def check(self, metrics: list[Metric]) -> None:
+        """Refuse before the first training what would fail after it."""
+        settings, bundle = self.settings, self.bundle
+        needed = {metric.needs for metric in metrics}
+        if Needs.DYNAMICS in needed and bundle.n_classes < 2:
+            raise UsageError(
+                bundle.path, expected="at least two classes", found="one", do="add the others"
+            )
+        if Needs.EMBEDDINGS in needed:
+            kind, _, argument = settings.encoder.partition(":")
+            if kind not in ("selfsup", "pixels", "tamis", "npy") or (
+                bool(argument) != (kind in ("tamis", "npy"))
+            ):
+                raise _unknown_encoder(settings.encoder)
+            if kind == "npy":
+                _read_embeddings(Path(argument), bundle)
+            if settings.k is not None:
+                check_k(settings.k, bundle.n_examples)
+        sizes = np.bincount(bundle.labels)
+        if any(metric.name == "prototypes" for metric in metrics) and sizes.max() < 2:
+            raise UsageError(
+                "--metrics prototypes",
+                expected="classes of several examples",
+                found="one example in every class, which is its own mean",
+                do="use selfsup-prototypes, or a larger set",
+            )
 
     def from_ids(self, names: list[str]) -> _Scores:
         """The random baseline."""
@@ -234,7 +270,9 @@ class _Campaign:
         """Distances to class means and to k-means prototypes."""
         settings = self.settings
         embeddings = self.embeddings()
-        k = settings.k or min(self.bundle.n_classes, len(embeddings))
+        n_examples = len(embeddings)
+        # With a prototype for every few examples, each would be its own prototype.
+        k = settings.k or max(1, min(self.bundle.n_classes, n_examples // _EXAMPLES_PER_PROTOTYPE))
         found: dict[str, NDArray[np.float32]] = {}
         if "prototypes" in names:
             found["prototypes"] = class_prototype_distance(embeddings, self.bundle.labels)
@@ -256,6 +294,14 @@ class _Campaign:
             return embed_pixels(self._loader(EVALUATION_BATCH))
         if kind == "tamis" and argument:
             model = load_checkpoint(Path(argument), self.device)
+            side = int(model.config["resolution"])
+            if side != settings.recipe.resolution:
+                raise UsageError(
+                    "--encoder",
+                    expected=f"images of {side} pixels, as {argument} was trained on",
+                    found=f"the recipe {settings.recipe.name} with {settings.recipe.resolution}",
+                    do=f"pass --set resolution={side} or the run's --recipe",
+                )
         elif kind == "selfsup" and not argument:
             model = train_encoder(
                 self._loader(settings.selfsup.batch_size, settings.seed),
@@ -266,26 +312,32 @@ class _Campaign:
                 progress=self.progress,
             )
         else:
-            raise UsageError(
-                "--encoder",
-                expected="selfsup, pixels, tamis:RUN_DIR or npy:FILE",
-                found=settings.encoder,
-                do="choose one of them",
-            )
+            raise _unknown_encoder(settings.encoder)
         loader = self._loader(EVALUATION_BATCH)
         return embed(model, loader, self.device, progress=self.progress)
 
 
+def _unknown_encoder(spec: str) -> UsageError:
+    return UsageError(
+        "--encoder",
+        expected="selfsup, pixels, tamis:RUN_DIR or npy:FILE",
+        found=spec or "nothing",
+        do="choose one of them",
+    )
+
+
 def _read_embeddings(path: Path, bundle: Bundle) -> NDArray[np.float32]:
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(rows, np.ndarray):
+            raise ValueError("an archive of several arrays")
         if rows.ndim != 2 or len(rows) != bundle.n_examples or rows.dtype.kind != "f":
             raise ValueError(f"an array {rows.shape} of {rows.dtype}")
     except (OSError, ValueError, EOFError) as error:
         raise ScoreTableError(
             path,
             expected=f"an .npy of floats, ({bundle.n_examples}, d), one row per example in order",
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             do=f"embed the images of {bundle.path} again, in its order",
         ) from error
     return np.asarray(rows, np.float32)

@@ -55,7 +55,7 @@ METRICS = {
             "mean −log p_y at the end of training",
         ),
         Metric(
-            "el2n", "large error early in training", False, True, Needs.DYNAMICS, "0.5 per model",
+            "el2n", "large error early in training", False, True, Needs.DYNAMICS, "1 per model",
             "mean ‖softmax − onehot‖₂ after half of the epochs;"
             " Paul et al. 2021, arXiv:2107.07075",
         ),

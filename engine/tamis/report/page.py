@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from tamis import __version__
 from tamis.atomic import atomic_path
-from tamis.bundles.beton import Bundle, open_bundle
+from tamis.bundles.beton import Bundle
 from tamis.errors import UsageError
 from tamis.progress import QUIET, Progress
 from tamis.report.gallery import gallery
 from tamis.report.plots import accuracy_plot, class_keep_plot, correlation_plot, histogram_plot
 from tamis.report.summary import AccuracyTable, summarise, verdict, write_csv
-from tamis.score_table import ScoreTable, read_score_table
+from tamis.score_table import ScoreTable
 from tamis.statistics import rank_correlation
+from tamis.sweep.grid import Sweep
 from tamis.sweep.records import TrialRecord, read_records
 from tamis.sweep.spec import SweepSpec
 
@@ -62,18 +63,17 @@ def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = 
         UsageError: No finished trials there, or a report that stands already.
         TamisError: A bundle or score table of the sweep that is no longer as it was.
     """
-    spec, records = _read_sweep(folder)
+    sweep, records = _read_sweep(folder)
+    spec, bundle, table = sweep.spec, sweep.train, sweep.table
     out = folder / "report.html"
     with atomic_path(out, overwrite=overwrite) as partial, progress.task("report", 4) as advance:
-        bundle, table = open_bundle(spec.train), read_score_table(spec.scores)
-        table.check_bundle(bundle)
-        tables = summarise(records)
-        write_csv(tables, folder / "table.csv")
-        advance()
-        figures = _figures(tables, records, table, bundle)
-        plots = {name: _save(figure, folder / f"{name}.png") for name, figure in figures.items()}
-        advance()
         pictures = gallery(bundle, table)
+        advance()
+        tables = summarise(records)
+        figures = _figures(tables, records, table, bundle)
+        advance()
+        write_csv(tables, folder / "table.csv")
+        plots = {name: _save(figure, folder / f"{name}.png") for name, figure in figures.items()}
         advance()
         verdicts = [verdict(part) for part in tables]
         page = _render(
@@ -92,17 +92,23 @@ def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = 
     return Report(out, folder / "table.csv", tuple(plots.values()), tuple(tables), tuple(verdicts))
 
 
-def _read_sweep(folder: Path) -> tuple[SweepSpec, list[TrialRecord]]:
-    records = list(read_records(folder / "records.jsonl").values())
-    if not records or not (folder / "sweep.json").is_file():
+def _read_sweep(folder: Path) -> tuple[Sweep, list[TrialRecord]]:
+    """The sweep that ``sweep.json`` describes, and its records only: earlier settings stay out."""
+    known = read_records(folder / "records.jsonl")
+    sweep, records = None, []
+    if (folder / "sweep.json").is_file():
+        text = (folder / "sweep.json").read_text(encoding="utf-8")
+        sweep = Sweep(SweepSpec.model_validate_json(text))
+        keys = [sweep.key(trial) for trial in sweep.trials]
+        records = [known[key] for key in keys if key in known]
+    if sweep is None or not records:
         raise UsageError(
             folder,
             expected="a sweep's folder with sweep.json and finished trials in records.jsonl",
             found=f"{len(records)} finished trials",
             do=f"run first: tamis sweep SWEEP.yaml --out {folder}",
         )
-    text = (folder / "sweep.json").read_text(encoding="utf-8")
-    return SweepSpec.model_validate_json(text), records
+    return sweep, records
 
 
 def _figures(

@@ -17,7 +17,8 @@ class SourceItem:
     """One image of a source.
 
     Attributes:
-        path: Its name for people, as the source knows it ("n01440764/x.JPEG"), or None.
+        path: Its name for people, as the source knows it ("n01440764/x.JPEG"), or None; valid
+            Unicode, with bytes that are not UTF-8 written as \\udc followed by two digits.
         label: Class index from 0.
         load: Gives the encoded bytes, or (height, width, 3) uint8 pixels; may be called in any
             thread. Raises OSError when the bytes cannot be read.

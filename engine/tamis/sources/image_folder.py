@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,9 @@ __all__ = ["EXTENSIONS", "ImageFolder", "open_image_folder"]
 
 # torchvision's IMG_EXTENSIONS, so that both see the same files.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+_MAX_LABEL = 2**31 - 1  # score tables hold labels as int32
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class ImageFolder:
 
     def __iter__(self) -> Iterator[SourceItem]:
         for path, label in self.files:
-            yield SourceItem(path, label, partial((self.root / path).read_bytes))
+            shown = path.encode("utf-8", "backslashreplace").decode("utf-8")
+            yield SourceItem(shown, label, partial((self.root / path).read_bytes))
 
 
 def open_image_folder(
@@ -92,12 +97,22 @@ def open_image_folder(
 
 def _images_below(root: Path, name: str) -> list[str]:
     images = []
-    for folder, _, names in sorted(os.walk(root / name, followlinks=True)):
+    walk = os.walk(root / name, followlinks=True, onerror=_unlistable)
+    for folder, _, names in sorted(walk):
         relative = Path(folder).relative_to(root)
         images += [
             str(relative / file) for file in sorted(names) if file.lower().endswith(EXTENSIONS)
         ]
     return images
+
+
+def _unlistable(error: OSError) -> None:
+    raise SourceError(
+        error.filename,
+        expected="a folder that can be listed",
+        found=error.strerror or str(error),
+        do="mend its permissions: its images would be left out silently",
+    )
 
 
 def _from_labels(root: Path, classes: tuple[str, ...] | None, label_file: Path) -> ImageFolder:
@@ -116,9 +131,21 @@ def _from_labels(root: Path, classes: tuple[str, ...] | None, label_file: Path) 
                 do="correct the path or remove the line",
             )
         label = class_index(name, known, f"{label_file}: {path}") if known else int(name)
+        if label > _MAX_LABEL:
+            raise SourceError(
+                f"{label_file}: {path}",
+                expected=f"a label up to {_MAX_LABEL}",
+                found=name[:30],
+                do="number the classes from 0",
+            )
         files.append((path, label))
     return ImageFolder(root, tuple(files), known, _largest(root, files))
 
 
 def _largest(root: Path, files: list[tuple[str, int]]) -> int:
-    return max(((root / path).stat().st_size for path, _ in files), default=0)
+    """Bytes of the largest file; one that cannot be looked at is met again when it is read."""
+    sizes = [0]
+    for path, _ in files:
+        with suppress(OSError):
+            sizes.append((root / path).stat().st_size)
+    return max(sizes)

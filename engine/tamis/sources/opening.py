@@ -42,6 +42,13 @@ def open_source(
             do="leave --labels out: this source has its own labels",
         )
     if spec in DIGITS_SPECS:
+        if classes is not None:
+            raise UsageError(
+                "--classes",
+                expected="images whose classes can be listed",
+                found=spec,
+                do="leave it out: digits have the classes 0 to 9",
+            )
         return open_digits(spec)
     if is_parquet and path.exists():
         return open_parquet(path, classes=classes)

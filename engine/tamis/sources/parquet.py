@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tamis.errors import SourceError
+from tamis.errors import SourceError, first_line
 from tamis.sources.base import SourceItem
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetImages", "open_parquet"]
 
+_SPLITS = {"train", "test", "validation"}  # as Hugging Face names the files of a dataset
 _ROWS_AT_ONCE = 512  # about 60 MB of ImageNet
 
 
@@ -52,11 +53,25 @@ class ParquetImages:
     def __iter__(self) -> Iterator[SourceItem]:
         import pyarrow.parquet as pq
 
+        columns = [f"{self.image}.bytes", f"{self.image}.path", self.label]
         for file in self.files:
-            columns = [f"{self.image}.bytes", f"{self.image}.path", self.label]
             with pq.ParquetFile(file) as source:
-                for rows in source.iter_batches(_ROWS_AT_ONCE, columns=columns):
+                batches = source.iter_batches(_ROWS_AT_ONCE, columns=columns)
+                while (rows := self._next(file, batches)) is not None:
                     yield from self._items(file, rows)
+
+    def _next(self, file: Path, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+        import pyarrow as pa
+
+        try:
+            return next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(
+                file,
+                expected="sound Parquet pages",
+                found=first_line(error),
+                do="download the file again",
+            ) from error
 
     def _items(self, file: Path, rows: pa.RecordBatch) -> Iterator[SourceItem]:
         image, labels = rows.column(self.image), rows.column(self.label)
@@ -87,6 +102,14 @@ def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> Parqu
     import pyarrow.parquet as pq
 
     files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
+    splits = sorted({file.stem.partition("-")[0] for file in files} & _SPLITS)
+    if len(splits) > 1:
+        raise SourceError(
+            path,
+            expected="the files of one split",
+            found=" and ".join(splits),
+            do=f"convert them one by one, e.g. {path}/{splits[0]}*.parquet in a folder of its own",
+        )
     n_rows, first = 0, None
     for file in files:
         try:
@@ -96,7 +119,7 @@ def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> Parqu
             raise SourceError(
                 file,
                 expected="a Parquet file",
-                found=str(error).splitlines()[0],
+                found=first_line(error),
                 do="download it again or check the path",
             ) from error
         if first is not None and not schema.equals(first):
@@ -110,7 +133,16 @@ def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> Parqu
     if first is None:
         raise SourceError(path, expected="Parquet files", found="none", do="check the path")
     image, label = _columns(first, path)
-    return ParquetImages(files, image, label, n_rows, classes or _class_names(first, label))
+    named = _class_names(first, label)
+    if classes and named and classes[: len(named)] != named:
+        odd = next(a for a, b in zip(named, (*classes, None), strict=False) if a != b)
+        raise SourceError(
+            path,
+            expected=f"a class list with the file's own labels ({odd!r} is {named.index(odd)})",
+            found="another order or other names",
+            do="leave --classes out: the file names its classes",
+        )
+    return ParquetImages(files, image, label, n_rows, classes or named)
 
 
 def _columns(schema: pa.Schema, path: Path) -> tuple[str, str]:

@@ -9,6 +9,9 @@ tries it again; the others go on.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +22,7 @@ import torch
 
 from tamis.atomic import atomic_path
 from tamis.devices import n_cores, resolve_device
-from tamis.errors import WorkFailedError
+from tamis.errors import TamisError, WorkFailedError, first_line
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
 from tamis.progress import QUIET, Progress
 from tamis.selection import SelectionSettings, select
@@ -113,8 +116,11 @@ def _execute(
                 found="that its process died (out of memory, or killed)",
                 do="run the same command again, with fewer --workers: finished trials are kept",
             ) from error
-        finally:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # nobody waits for the trials under way any more
+            raise
 
 
 class _Runner:
@@ -131,8 +137,8 @@ class _Runner:
     def run(self, trial: Trial) -> TrialRecord | str:
         try:
             return self._run(trial)
-        except WorkFailedError as error:
-            return f"{trial}: {error}"
+        except (WorkFailedError, RuntimeError) as error:  # RuntimeError: torch, out of memory too
+            return f"{trial}: {first_line(error)}"
 
     def _run(self, trial: Trial) -> TrialRecord:
         sweep = self.sweep
@@ -167,15 +173,31 @@ class _Runner:
         return self.train_set.subset(positions), per_class
 
 
-_runner: _Runner | None = None
+_runner: _Runner | TamisError | None = None
 
 
 def _start_worker(spec: SweepSpec, device: str, threads: int) -> None:
     global _runner
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _runner = _Runner(Sweep(spec), device)
+    try:
+        _runner = _Runner(Sweep(spec), device)
+    except TamisError as error:
+        _runner = (
+            error  # raised by the first trial: a failing initializer would only break the pool
+        )
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed ends too, instead of training on for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run_in_worker(trial: Trial) -> TrialRecord | str:
     assert _runner is not None  # set by _start_worker
+    if isinstance(_runner, TamisError):
+        raise _runner
     return _runner.run(trial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,7 +91,7 @@ def read_sweep_spec(path: Path) -> SweepSpec:
         raise UsageError(
             f"{path}: {where}",
             expected=f"a sweep with the keys {known}",
-            found=f"{str(first['input'])[:60]!r} ({first['msg']})",
+            found=f"{reprlib.repr(first['input'])} ({first['msg']})",
             do="correct that key",
         ) from error
     base = path.resolve().parent

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tamis.atomic import atomic_path
-from tamis.errors import BundleError
+from tamis.errors import BundleError, first_line
 from tamis.models.small_resnet import SmallResNet
 from tamis.training.runs import RunRecord
 
@@ -43,12 +43,13 @@ def load_checkpoint(run_dir: Path, device: torch.device) -> SmallResNet:
         TypeError,
         ValueError,
         EOFError,
+        AttributeError,
         pickle.UnpicklingError,
     ) as error:
         raise BundleError(
             run_dir,
             expected="a run folder with the file model.pt",
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             do="give the --out folder of a finished: tamis train",
         ) from error
     return model.to(device).eval()

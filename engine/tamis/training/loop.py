@@ -127,8 +127,16 @@ def train(
         label: Names the run in the progress.
 
     Raises:
+        UsageError: Nothing to train on, or fewer than two classes.
         WorkFailedError: The loss is no longer finite.
     """
+    if steps < 1 or loader.n_examples < 1 or n_classes < 2:
+        raise UsageError(
+            f"recipe {recipe.name}",
+            expected="at least one step, one example and two classes",
+            found=f"{steps} steps, {loader.n_examples} examples, {n_classes} classes",
+            do="check --full-examples and the bundle",
+        )
     model = _new_model(recipe, n_classes, seeds, device)
     optimizer = _optimizer(model, recipe)
     start, seen, losses = time.perf_counter(), 0, _EpochLosses()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -45,10 +46,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         positive = (self.resolution, self.width, self.epochs, self.batch_size, self.learning_rate)
-        if min(positive) <= 0 or self.translate < 0 or not 0 <= self.warmup < 1:
+        shares = 0 <= self.warmup < 1 and 0 <= self.momentum < 1
+        finite = math.isfinite(self.learning_rate) and 0 <= self.weight_decay < math.inf
+        if min(positive) <= 0 or self.translate < 0 or not (shares and finite):
             raise UsageError(
                 f"recipe {self.name}",
-                expected="positive sizes, epochs and rate, translate ≥ 0, 0 ≤ warmup < 1",
+                expected="positive sizes, epochs and rate; 0 ≤ warmup, momentum < 1; the rest ≥ 0",
                 found=json.dumps(asdict(self)),
                 do="correct the --set values",
             )

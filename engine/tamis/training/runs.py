@@ -231,6 +231,14 @@ def train_on_bundle(
     """
     start = time.perf_counter()
     check_same_classes(training.classes, testing.classes)
+    n_kept = training.n_examples if example_ids is None else len(example_ids)
+    if full_examples is not None and full_examples < n_kept:
+        raise UsageError(
+            "--full-examples",
+            expected=f"at least the {n_kept} examples that are trained on",
+            found=str(full_examples),
+            do="give the size of the set before pruning",
+        )
     seeds = Seeds.from_one(seed)
     source: Loader | ImageSet
     if example_ids is not None:

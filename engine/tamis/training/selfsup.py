@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tamis.devices import autocast
+from tamis.errors import UsageError
 from tamis.loaders.batch import Loader
 from tamis.models.small_resnet import SmallResNet
 from tamis.progress import QUIET, Progress
@@ -38,6 +39,15 @@ class SelfsupSettings:
     learning_rate: float = 2e-3
     temperature: float = 0.2
     projection: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.projection) < 1 or self.temperature <= 0:
+            raise UsageError(
+                "self-supervised training",
+                expected="at least one epoch (--encoder-epochs) and positive settings",
+                found=f"{self.epochs} epochs",
+                do="30 is the default",
+            )
 
 
 def random_views(images: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
