@@ -34,7 +34,7 @@ _SWEPT = ["random", "el2n", "forgetting", "selfsup-prototypes"]
 _KEEP = [1.0, 0.6, 0.4, 0.2]
 
 
-def run_demo(out: Path, *, seeds: int = 5, workers: int = 2, progress: Progress = QUIET) -> Report:
+def run_demo(out: Path, *, seeds: int = 4, workers: int = 2, progress: Progress = QUIET) -> Report:
     """Convert, score, select, cut, verify, train, sweep and report, into a folder.
 
     A folder of an earlier demo is replaced; any other non-empty folder is refused.

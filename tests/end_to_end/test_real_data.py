@@ -14,6 +14,7 @@ from tamis.bundles.beton import Bundle, open_bundle
 from tamis.bundles.convert import ConvertSettings, convert
 from tamis.bundles.cut import cut
 from tamis.bundles.verify import verify
+from tamis.errors import UsageError
 from tamis.loaders.ffcv_loader import FFCVLoader
 from tamis.loaders.memory_loader import MemoryLoader, load_image_set
 from tamis.metrics.campaign import CampaignSettings, score
@@ -110,14 +111,30 @@ def test_cifar10_is_scored_cut_and_trained_on(cifar10: Bundle, tmp_path: Path, l
     assert record.test_accuracy > 0.2
 
 
-def test_imagenet_trains_from_a_cut_bundle(imagenet: Bundle, tmp_path: Path) -> None:
-    cut(imagenet, tmp_path / "cut.beton", imagenet.example_ids[::2])
+def test_imagenet_is_scored_cut_and_trained_on(imagenet: Bundle, tmp_path: Path) -> None:
+    recipe = get_recipe("small", {"epochs": 2, "width": 8})
+    campaign = CampaignSettings(recipe, models=1, selfsup=SelfsupSettings(epochs=1))
+    table = score(imagenet, get_metrics(["el2n", "selfsup-prototypes"]), campaign, CPU).table
+    # One image of each of 500 classes: the prototypes must be fewer than the images.
+    column = table.columns["selfsup-prototypes"]
+    assert column.info["parameters"]["k"] == 50
+    assert np.median(column.values) > 1e-4
+    kept = select(table, SelectionSettings("selfsup-prototypes", keep=0.5))
+    cut(imagenet, tmp_path / "cut.beton", kept.example_ids)
     half = open_bundle(tmp_path / "cut.beton")
-    recipe = get_recipe("small", {"epochs": 2, "width": 8, "resolution": 64})
+    for position, example_id in enumerate(half.example_ids.tolist()):
+        parent = imagenet.image_record(example_id)[3]
+        assert half.image_record(position)[3].tobytes() == parent.tobytes()
     _, record = train_on_bundle(half, imagenet, recipe, loader="ffcv", device=CPU)
     assert (record.n_examples, record.full_examples) == (250, 500)
     assert np.isfinite(record.test_loss)
     assert record.examples_seen == record.steps * 64 - 4 * (64 - 250 % 64)
+
+
+def test_metrics_that_cannot_tell_are_refused(imagenet: Bundle) -> None:
+    campaign = CampaignSettings(get_recipe("small"))
+    with pytest.raises(UsageError, match="expected classes of several examples"):
+        score(imagenet, get_metrics(["prototypes"]), campaign, CPU)
 
 
 def test_imagenet_decodes_into_memory(imagenet: Bundle) -> None:

@@ -160,7 +160,7 @@ def report(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("tamis-demo"),
-    seeds: Annotated[int, typer.Option(help="Seeds per cell of the sweep.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Seeds per cell of the sweep.")] = 4,
     workers: Annotated[int, typer.Option(help="Processes of the sweep.")] = 2,
     json: Json = False,
 ) -> None:

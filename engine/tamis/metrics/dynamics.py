@@ -7,13 +7,15 @@ evaluation mode without augmentation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tamis.arrays import to_numpy
-from tamis.inference import infer
+from tamis.inference import Outputs, infer
 from tamis.loaders.batch import Loader
 from tamis.models.small_resnet import SmallResNet
 from tamis_kernels import row_scores
@@ -95,7 +97,7 @@ class RunDynamics:
             scores["el2n"] = self.el2n
         return scores
 
-    def _passes(self, model: SmallResNet):  # type: ignore[no-untyped-def]
+    def _passes(self, model: SmallResNet) -> Iterator[Outputs]:
         return infer(model, self._evaluation, self._device)
 
 
