@@ -209,6 +209,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         assert sorted(tmp_path.rglob("*")) == before, arguments
 
 
+def test_no_command_is_the_help_and_no_empty_error() -> None:
+    done = tamis()
+    assert (done.returncode, done.stderr.strip()) == (2, "")
+    assert "Usage: tamis" in done.stdout
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = tamis("inspect", tmp_path / "none.beton", "--debug")
     assert done.returncode == 2

@@ -171,6 +171,13 @@ def test_the_verdict_admits_when_nothing_was_better() -> None:
     assert "beat random nowhere in this sweep" in verdict(table)[0]
 
 
+def test_one_seed_is_no_evidence() -> None:
+    (table,) = summarise([r for r in records() if r.trial.seed == 0])
+    assert verdict(table) == [
+        "One seed says nothing about chance: run at least two to compare with random."
+    ]
+
+
 def test_the_page_needs_no_network_and_escapes_names(folder: Path) -> None:
     text = (folder / "report.html").read_text()
     assert all(address.startswith("data:") for address in Page(text).addresses)

@@ -68,9 +68,12 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="tamis", standalone_mode=False)
     except TyperException as error:
-        _end(error.format_message().replace("\n", " "), 2, "see: tamis COMMAND --help")
+        message = error.format_message().replace("\n", " ")
+        if not message:  # no command at all: the help stands there already
+            sys.exit(2)
+        _end(message, 2, "see: tamis COMMAND --help")
     except TamisError as error:
         if debug:
             traceback.print_exc()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,7 +32,9 @@ Metric = Annotated[str | None, typer.Option(help="A metric of the score table.")
 Keep = Annotated[float | None, typer.Option(help="Share to keep, 0 < keep ≤ 1.")]
 Prune = Annotated[float | None, typer.Option(help="Share to leave out: 1 − keep.")]
 Count = Annotated[int | None, typer.Option(help="Number of examples to keep.")]
-Side = Annotated[str, typer.Option(help="hard, easy or random.")]
+Side = Annotated[
+    Literal["hard", "easy", "random"], typer.Option(help="Which end of the scores to keep.")
+]
 ClassBalance = Annotated[
     float, typer.Option(help="0: by score alone; 1: the same share of every class.")
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -237,7 +237,7 @@ def selection_settings(
     keep: float | None,
     prune: float | None,
     count: int | None,
-    side: str,
+    side: Literal["hard", "easy", "random"],
     class_balance: float,
     seed: int,
 ) -> SelectionSettings:
@@ -265,4 +265,4 @@ def selection_settings(
                 do="pass for example --prune 0.3 (or --keep 0.7, which is the same)",
             )
         keep = 1 - prune
-    return SelectionSettings(metric, keep, count, side, class_balance, seed)  # type: ignore[arg-type]
+    return SelectionSettings(metric, keep, count, side, class_balance, seed)

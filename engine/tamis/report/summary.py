@@ -108,6 +108,8 @@ def verdict(table: AccuracyTable) -> list[str]:
     ]
     if not compared:
         return ["Nothing was compared with random on the hard side."]
+    if all(d.n < 2 for _, _, d in compared):
+        return ["One seed says nothing about chance: run at least two to compare with random."]
     decided = [(row, keep, d) for row, keep, d in compared if d.excludes_zero]
     better = [entry for entry in decided if entry[2].mean > 0]
     worse = [entry for entry in decided if entry[2].mean < 0]

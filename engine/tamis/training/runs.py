@@ -239,30 +239,9 @@ def train_on_bundle(
             found=str(full_examples),
             do="give the size of the set before pruning",
         )
-    seeds = Seeds.from_one(seed)
-    source: Loader | ImageSet
-    if example_ids is not None:
-        if loader == "ffcv":
-            raise UsageError(
-                "--selection",
-                expected="the memory loader with a selection",
-                found="--loader ffcv",
-                do="cut the bundle first: tamis cut BUNDLE OUT.beton --selection KEPT.parquet",
-            )
-        positions = np.sort(training.positions(example_ids))
-        whole = load_image_set(training, recipe.resolution, device, progress=progress)
-        source = whole.subset(positions)
-    else:
-        source = open_loader(
-            training,
-            backend=loader,
-            batch_size=recipe.batch_size,
-            resolution=recipe.resolution,
-            device=device,
-            order_seed=seeds.order,
-            augmentation=augmentation_for(recipe, seeds),
-            progress=progress,
-        )
+    source = _training_source(
+        training, recipe, example_ids, Seeds.from_one(seed), loader, device, progress
+    )
     test_loader = open_loader(
         testing,
         backend=loader,
@@ -286,6 +265,39 @@ def train_on_bundle(
         setup_seconds=time.perf_counter() - start,
         progress=progress,
     )
+
+
+def _training_source(
+    training: Bundle,
+    recipe: Recipe,
+    example_ids: NDArray[np.int64] | None,
+    seeds: Seeds,
+    loader: str,
+    device: torch.device,
+    progress: Progress,
+) -> ImageSet | Loader:
+    """The whole bundle by any loader, or some of its examples from memory."""
+    if example_ids is None:
+        return open_loader(
+            training,
+            backend=loader,
+            batch_size=recipe.batch_size,
+            resolution=recipe.resolution,
+            device=device,
+            order_seed=seeds.order,
+            augmentation=augmentation_for(recipe, seeds),
+            progress=progress,
+        )
+    if loader == "ffcv":
+        raise UsageError(
+            "--selection",
+            expected="the memory loader with a selection",
+            found="--loader ffcv",
+            do="cut the bundle first: tamis cut BUNDLE OUT.beton --selection KEPT.parquet",
+        )
+    positions = np.sort(training.positions(example_ids))
+    whole = load_image_set(training, recipe.resolution, device, progress=progress)
+    return whole.subset(positions)
 
 
 def _without_nan(result: Evaluation) -> tuple[float | None, ...]:
