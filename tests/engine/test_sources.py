@@ -29,7 +29,7 @@ TEST_DIGITS_HASH = "b6a99cd116c2a805"
 
 
 def listed(source: Source) -> list[tuple[str | None, int]]:
-    return [(item.path, item.label) for item in source]
+    return [(item.path, item.label) for item in source.items()]
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -57,12 +57,12 @@ def torchvision_order(root: Path) -> list[tuple[str, int]]:
 
 def test_the_sample_folder_in_torchvisions_order(sample_folder: Path) -> None:
     source = open_image_folder(sample_folder)
-    assert [path for path, _ in source.files] == list(SAMPLES.values())
+    assert list(source.paths) == list(SAMPLES.values())
     assert listed(source) == torchvision_order(sample_folder)
     assert source.classes == ("bird", "cat", "dog")
     assert len(source) == len(SAMPLES)
     assert source.largest == max((sample_folder / p).stat().st_size for p in SAMPLES.values())
-    for item in source:
+    for item in source.items():
         assert item.path is not None
         assert item.load() == (sample_folder / item.path).read_bytes()
 
@@ -143,7 +143,11 @@ def test_label_files(tmp_path: Path, text: str) -> None:
     source = open_source(str(tmp_path / "flat"), label_file=tmp_path / "labels")
     assert source.classes == ("cat", "dog")
     assert listed(source) == [("a b.jpg", 1), ("sub/c.jpg", 0), ("1.jpg", 1)]
-    assert [item.load() for item in source] == [b"flat/a b.jpg", b"flat/sub/c.jpg", b"flat/1.jpg"]
+    assert [item.load() for item in source.items()] == [
+        b"flat/a b.jpg",
+        b"flat/sub/c.jpg",
+        b"flat/1.jpg",
+    ]
 
 
 def test_label_numbers_stay_numbers(tmp_path: Path) -> None:
@@ -242,7 +246,7 @@ def test_a_parquet_folder_in_hugging_faces_layout(tmp_path: Path) -> None:
     assert len(source) == 1300
     assert listed(source) == [(f"{i}.png", i % 3) for i in range(1300)]
     pngs = [png(seed) for seed in range(5)]
-    assert all(item.load() == pngs[i % 5] for i, item in enumerate(source))
+    assert all(item.load() == pngs[i % 5] for i, item in enumerate(source.items()))
     assert source.describe()["files"] == ["train-00000.parquet", "train-00001.parquet"]
 
 
@@ -286,7 +290,7 @@ def test_parquet_labels_out_of_range(
     pq.write_table(hugging_face_table(labels, names=names), tmp_path / "x.parquet")
     source = open_parquet(tmp_path / "x.parquet")
     with pytest.raises(SourceError, match=message):
-        list(source)
+        list(source.items())
 
 
 def test_unusable_parquet(tmp_path: Path) -> None:
@@ -306,8 +310,8 @@ def test_cifar10(real_data: Path) -> None:
     source = open_source(str(real_data / "cifar10" / "test.parquet"))
     assert source.classes is not None
     assert (len(source), len(source.classes)) == (10_000, 10)
-    assert Counter(item.label for item in source) == Counter(dict.fromkeys(range(10), 1000))
-    data = next(iter(source)).load()
+    assert Counter(item.label for item in source.items()) == Counter(dict.fromkeys(range(10), 1000))
+    data = next(source.items()).load()
     assert isinstance(data, bytes)
     with Image.open(io.BytesIO(data)) as image:
         assert (image.size, image.mode) == ((32, 32), "RGB")
@@ -346,13 +350,13 @@ def test_digits_split_is_stratified_disjoint_and_fixed() -> None:
 
 def test_digits_hand_out_copies_that_name_their_origin() -> None:
     source = open_digits("digits:test")
-    item = next(iter(source))
+    item = next(source.items())
     assert (item.path, item.label) == (f"digits/{source.indices[0]:04d}", source.labels[0])
     pixels = item.load()
     assert isinstance(pixels, np.ndarray)
     pixels[:] = 77
     assert not (source.pixels[0] == 77).all()
-    assert np.array_equal(next(iter(source)).load(), source.pixels[0])
+    assert np.array_equal(next(source.items()).load(), source.pixels[0])
 
 
 # ---- what the user types

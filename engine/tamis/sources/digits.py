@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.hashing import example_hash
+from tamis.manifest import Parent
 from tamis.sources.base import SourceItem
 
 __all__ = ["DIGITS_SPECS", "Digits", "open_digits"]
@@ -40,6 +41,9 @@ class Digits:
     indices: NDArray[np.int64]
     classes: tuple[str, ...] | None = tuple("0123456789")
     largest: int | None = 8 * 8 * 3
+    n_bytes: int | None = None
+    lineage: tuple[Parent, ...] = ()
+    fingerprint: str = "scikit-learn"
 
     def describe(self) -> dict[str, Any]:
         """Kind and part."""
@@ -48,8 +52,10 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __iter__(self) -> Iterator[SourceItem]:
-        for index, label, image in zip(self.indices, self.labels, self.pixels, strict=True):
+    def items(self, start: int = 0) -> Iterator[SourceItem]:
+        """Copies of the pixels, from position ``start``."""
+        rows = zip(self.indices[start:], self.labels[start:], self.pixels[start:], strict=True)
+        for index, label, image in rows:
             yield SourceItem(f"digits/{index:04d}", int(label), partial(np.copy, image))
 
 

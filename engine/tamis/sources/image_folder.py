@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
 from tamis.errors import SourceError
+from tamis.manifest import Parent
 from tamis.sources.base import SourceItem
-from tamis.sources.labels import class_index, read_labels
+from tamis.sources.labels import class_index, index_labels, read_labels
 
 __all__ = ["EXTENSIONS", "ImageFolder", "open_image_folder"]
 
 # torchvision's IMG_EXTENSIONS, so that both see the same files.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-
-_MAX_LABEL = 2**31 - 1  # score tables hold labels as int32
 
 
 @dataclass(frozen=True)
@@ -29,27 +30,37 @@ class ImageFolder:
 
     Attributes:
         root: The folder.
-        files: Relative paths with labels, classes sorted, then paths, as torchvision orders them.
+        paths: Relative paths, classes sorted, then paths, as torchvision orders them.
+        labels: (n,) int64.
         classes: Class names in label order.
         largest: Bytes of the largest file.
+        n_bytes: Bytes of all files.
+        fingerprint: Hash of all paths, labels, sizes and modification times.
     """
 
     root: Path
-    files: tuple[tuple[str, int], ...]
+    paths: Sequence[str]
+    labels: NDArray[np.int64]
     classes: tuple[str, ...] | None
     largest: int | None
+    n_bytes: int | None
+    fingerprint: str
+    lineage: tuple[Parent, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Kind and folder name."""
         return {"kind": "image_folder", "name": self.root.name}
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.paths)
 
-    def __iter__(self) -> Iterator[SourceItem]:
-        for path, label in self.files:
-            shown = path.encode("utf-8", "backslashreplace").decode("utf-8")
-            yield SourceItem(shown, label, partial((self.root / path).read_bytes))
+    def items(self, start: int = 0) -> Iterator[SourceItem]:
+        """The files from position ``start``; each is opened when it is loaded."""
+        root = str(self.root)
+        for position in range(start, len(self.paths)):
+            path = self.paths[position]
+            shown = path if path.isascii() else _readable(path)
+            yield SourceItem(shown, int(self.labels[position]), partial(_read, f"{root}/{path}"))
 
 
 def open_image_folder(
@@ -80,7 +91,8 @@ def open_image_folder(
             do="sort the images into class folders, or name their classes with --labels FILE",
         )
     known = classes or found
-    files: list[tuple[str, int]] = []
+    paths: list[str] = []
+    labels: list[int] = []
     for name in found:
         label = class_index(name, known, root / name) if classes else found.index(name)
         images = _images_below(root, name)
@@ -91,8 +103,9 @@ def open_image_folder(
                 found="an empty class",
                 do="fill the folder or remove it",
             )
-        files.extend((path, label) for path in images)
-    return ImageFolder(root, tuple(files), known, _largest(root, files))
+        paths += images
+        labels += [label] * len(images)
+    return _folder(root, paths, labels, known)
 
 
 def _images_below(root: Path, name: str) -> list[str]:
@@ -116,12 +129,9 @@ def _unlistable(error: OSError) -> None:
 
 
 def _from_labels(root: Path, classes: tuple[str, ...] | None, label_file: Path) -> ImageFolder:
-    labels = read_labels(label_file)
-    known = classes
-    if known is None and not all(name.isdecimal() for name in labels.values()):
-        known = tuple(sorted(set(labels.values())))
-    files = []
-    for path, name in labels.items():
+    named = read_labels(label_file)
+    labels, known = index_labels(named, classes, label_file)
+    for path in named:
         inside = not Path(path).is_absolute() and ".." not in Path(path).parts
         if not inside or not (root / path).is_file():
             raise SourceError(
@@ -130,22 +140,33 @@ def _from_labels(root: Path, classes: tuple[str, ...] | None, label_file: Path) 
                 found=f"{path!r}, which is not there",
                 do="correct the path or remove the line",
             )
-        label = class_index(name, known, f"{label_file}: {path}") if known else int(name)
-        if label > _MAX_LABEL:
-            raise SourceError(
-                f"{label_file}: {path}",
-                expected=f"a label up to {_MAX_LABEL}",
-                found=name[:30],
-                do="number the classes from 0",
-            )
-        files.append((path, label))
-    return ImageFolder(root, tuple(files), known, _largest(root, files))
+    return _folder(root, list(named), labels, known)
 
 
-def _largest(root: Path, files: list[tuple[str, int]]) -> int:
-    """Bytes of the largest file; one that cannot be looked at is met again when it is read."""
-    sizes = [0]
-    for path, _ in files:
-        with suppress(OSError):
-            sizes.append((root / path).stat().st_size)
-    return max(sizes)
+def _folder(
+    root: Path, paths: list[str], labels: list[int], classes: tuple[str, ...] | None
+) -> ImageFolder:
+    """Look at every file; one that cannot be looked at is met again when it is read."""
+    largest = total = 0
+    state = xxhash.xxh3_128()
+    for path, label in zip(paths, labels, strict=True):
+        try:
+            stat = os.stat(f"{root}/{path}")  # noqa: PTH116
+        except OSError:
+            continue
+        largest, total = max(largest, stat.st_size), total + stat.st_size
+        known = f"{path}\0{label} {stat.st_size} {stat.st_mtime_ns}\0"
+        state.update(known.encode("utf-8", "surrogateescape"))
+    numbers = np.array(labels, np.int64)
+    return ImageFolder(root, paths, numbers, classes, largest, total, state.hexdigest())
+
+
+def _readable(path: str) -> str:
+    """Valid Unicode: bytes that are not UTF-8 are written out."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _read(path: str) -> bytes:
+    # Unlike Path.read_bytes, without a Path for each of a million files, and without a buffer.
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read()

@@ -2,16 +2,127 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tamis.errors import SourceError, UsageError
 from tamis.sources.base import Source
+from tamis.sources.bundle_images import open_bundle_images
+from tamis.sources.cifar import is_cifar, open_cifar
 from tamis.sources.digits import DIGITS_SPECS, open_digits
+from tamis.sources.idx import is_idx, open_idx
 from tamis.sources.image_folder import open_image_folder
 from tamis.sources.labels import read_classes
 from tamis.sources.parquet import open_parquet
+from tamis.sources.svhn import open_svhn
+from tamis.sources.tar_images import open_tar
+from tamis.sources.webdataset import expand_braces, has_braces, open_shards, shards_in
 
 __all__ = ["open_source"]
+
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the user typed.
+
+    Attributes:
+        spec: The source as typed.
+        path: It without a part.
+        part: What follows the last colon, where the path is only there without it.
+        classes: The class list of ``--classes``.
+        label_file: The file of ``--labels``.
+    """
+
+    spec: str
+    path: Path
+    part: str | None
+    classes: tuple[str, ...] | None
+    label_file: Path | None
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of source: how it is recognised and opened, and which options make sense with it."""
+
+    fits: Callable[[_Wanted], bool]
+    open: Callable[[_Wanted], Source]
+    has_parts: bool = False
+    takes_labels: bool = False
+    takes_classes: bool = True
+
+
+def _is_parquet(wanted: _Wanted) -> bool:
+    path = wanted.path
+    return (path.suffix == ".parquet" and path.is_file()) or any(path.glob("*.parquet"))
+
+
+def _is_tar(wanted: _Wanted) -> bool:
+    return wanted.path.name.lower().endswith(_TARS) and wanted.path.is_file()
+
+
+def _has_shards(wanted: _Wanted) -> bool:
+    if has_braces(wanted.spec):
+        return not wanted.path.exists()
+    return wanted.path.is_dir() and bool(shards_in(wanted.path))
+
+
+def _open_shards(wanted: _Wanted) -> Source:
+    braces = has_braces(wanted.spec)
+    files = expand_braces(wanted.spec) if braces else shards_in(wanted.path)
+    return open_shards(files, classes=wanted.classes)
+
+
+# A new kind is one more entry. The first that fits opens the source; any folder fits the last.
+_KINDS = (
+    _Kind(
+        lambda wanted: wanted.spec in DIGITS_SPECS,
+        lambda wanted: open_digits(wanted.spec),
+        takes_classes=False,
+    ),
+    _Kind(
+        lambda wanted: wanted.path.suffix == ".beton" and wanted.path.is_file(),
+        lambda wanted: open_bundle_images(wanted.path, classes=wanted.classes),
+    ),
+    _Kind(_is_parquet, lambda wanted: open_parquet(wanted.path, classes=wanted.classes)),
+    _Kind(
+        lambda wanted: is_cifar(wanted.path),
+        lambda wanted: open_cifar(wanted.path, part=wanted.part),
+        has_parts=True,
+        takes_classes=False,
+    ),
+    _Kind(
+        lambda wanted: is_idx(wanted.path),
+        lambda wanted: open_idx(wanted.path, part=wanted.part, classes=wanted.classes),
+        has_parts=True,
+    ),
+    _Kind(
+        lambda wanted: wanted.path.suffix == ".mat" and wanted.path.is_file(),
+        lambda wanted: open_svhn(wanted.path),
+        takes_classes=False,
+    ),
+    _Kind(_has_shards, _open_shards),
+    _Kind(
+        _is_tar,
+        lambda wanted: open_tar(
+            wanted.path,
+            folder=wanted.part,
+            classes=wanted.classes,
+            label_file=wanted.label_file,
+        ),
+        has_parts=True,
+        takes_labels=True,
+    ),
+    _Kind(
+        lambda wanted: wanted.path.is_dir(),
+        lambda wanted: open_image_folder(
+            wanted.path, classes=wanted.classes, label_file=wanted.label_file
+        ),
+        takes_labels=True,
+    ),
+)
 
 
 def open_source(
@@ -20,43 +131,65 @@ def open_source(
     """Open a source by its name on the command line.
 
     Args:
-        spec: ``digits``, ``digits:train``, ``digits:test``, a folder of class folders, a Parquet
-            file, or a folder of Parquet files.
+        spec: One of
+
+            - ``digits``, ``digits:train``, ``digits:test``
+            - a folder of class folders, or of images with a label file
+            - a ``.parquet`` file or a folder of them
+            - a ``.tar`` with class folders (``PATH.tar:FOLDER`` chooses the folder that holds
+              them), of images with a label file, of class tars, or of WebDataset samples
+            - WebDataset shards: ``shard-{000..099}.tar`` or a folder of ``.tar`` files
+            - CIFAR-10 or CIFAR-100, a folder or archive of its authors: ``PATH:train``,
+              ``PATH:test``
+            - MNIST-style IDX: a folder as ``PATH:train``, ``PATH:test``, or an images file
+            - an SVHN ``.mat`` file
+            - a ``.beton`` bundle
         classes_file: A class list that fixes the labels; see
             :func:`tamis.sources.labels.read_classes`.
-        label_file: For an image folder without class folders; see
+        label_file: For images without class folders; see
             :func:`tamis.sources.labels.read_labels`.
 
     Raises:
         SourceError: Nothing is there, or nothing that tamis can read.
-        UsageError: A label file with a source that has its own labels.
+        UsageError: A label file or class list with a source that has its own, or a part that is
+            missing.
     """
     classes = read_classes(classes_file) if classes_file else None
-    path = Path(spec)
-    is_parquet = path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")))
-    if label_file and (spec in DIGITS_SPECS or is_parquet):
-        raise UsageError(
-            "--labels",
-            expected="an image folder as the source",
-            found=spec,
-            do="leave --labels out: this source has its own labels",
-        )
-    if spec in DIGITS_SPECS:
-        if classes is not None:
-            raise UsageError(
-                "--classes",
-                expected="images whose classes can be listed",
-                found=spec,
-                do="leave it out: digits have the classes 0 to 9",
-            )
-        return open_digits(spec)
-    if is_parquet and path.exists():
-        return open_parquet(path, classes=classes)
-    if path.is_dir():
-        return open_image_folder(path, classes=classes, label_file=label_file)
+    path, part = _split_part(spec)
+    wanted = _Wanted(spec, path, part, classes, label_file)
+    for kind in _KINDS:
+        if (kind.has_parts or part is None) and kind.fits(wanted):
+            _check_options(kind, wanted)
+            return kind.open(wanted)
     raise SourceError(
         spec,
-        expected="an image folder, a .parquet file or folder of them, or digits[:train|:test]",
-        found="a file of another kind" if path.exists() else "nothing there",
+        expected="class folders, .parquet, .tar, WebDataset shards, a .beton, CIFAR or MNIST"
+        " (PATH:train), SVHN's .mat or digits",
+        found="a file of another kind" if Path(spec).exists() else "nothing there",
         do="check the path",
     )
+
+
+def _split_part(spec: str) -> tuple[Path, str | None]:
+    """The path and, where it is only there without what follows its last colon, that part."""
+    head, colon, part = spec.rpartition(":")
+    if colon and head and not Path(spec).exists() and Path(head).exists():
+        return Path(head), part
+    return Path(spec), None
+
+
+def _check_options(kind: _Kind, wanted: _Wanted) -> None:
+    if wanted.label_file is not None and not kind.takes_labels:
+        raise UsageError(
+            "--labels",
+            expected="an image folder or a .tar of images as the source",
+            found=wanted.spec,
+            do="leave --labels out: this source has its own labels",
+        )
+    if wanted.classes is not None and not kind.takes_classes:
+        raise UsageError(
+            "--classes",
+            expected="images whose classes can be listed",
+            found=wanted.spec,
+            do="leave it out: this source names its own classes",
+        )

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tamis.errors import SourceError, first_line
+from tamis.manifest import Parent
 from tamis.sources.base import SourceItem
+from tamis.sources.fingerprint import fingerprint_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = ["ParquetImages", "open_parquet"]
 
@@ -33,6 +36,7 @@ class ParquetImages:
         label: Name of the label column.
         n_rows: Rows of all files.
         classes: Class names from Hugging Face's schema metadata or from ``--classes``.
+        rows_before: Rows in the files before each file.
     """
 
     files: tuple[Path, ...]
@@ -40,7 +44,15 @@ class ParquetImages:
     label: str
     n_rows: int
     classes: tuple[str, ...] | None
+    rows_before: tuple[int, ...]
     largest: int | None = None
+    n_bytes: int | None = None
+    lineage: tuple[Parent, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the files' names, sizes and modification times."""
+        return fingerprint_files(self.files)
 
     def describe(self) -> dict[str, Any]:
         """Kind, files and columns."""
@@ -50,15 +62,19 @@ class ParquetImages:
     def __len__(self) -> int:
         return self.n_rows
 
-    def __iter__(self) -> Iterator[SourceItem]:
+    def items(self, start: int = 0) -> Iterator[SourceItem]:
+        """The rows from position ``start``; row groups before it are not read."""
         import pyarrow.parquet as pq
 
         columns = [f"{self.image}.bytes", f"{self.image}.path", self.label]
-        for file in self.files:
+        for file, before in zip(self.files, self.rows_before, strict=True):
             with pq.ParquetFile(file) as source:
-                batches = source.iter_batches(_ROWS_AT_ONCE, columns=columns)
+                groups, skip = _groups_from(source, max(start - before, 0))
+                batches = source.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=columns)
                 while (rows := self._next(file, batches)) is not None:
-                    yield from self._items(file, rows)
+                    if skip < len(rows):
+                        yield from self._items(file, rows.slice(skip))
+                    skip = max(skip - len(rows), 0)
 
     def _next(self, file: Path, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
         import pyarrow as pa
@@ -92,6 +108,19 @@ class ParquetImages:
             yield SourceItem(path, label, partial(bytes, data or b""))
 
 
+def _groups_from(source: pq.ParquetFile, start: int) -> tuple[list[int], int]:
+    """The row groups that hold rows from ``start`` on, and how many of their rows to skip."""
+    groups: list[int] = []
+    skip = start
+    for group in range(source.metadata.num_row_groups):
+        rows = source.metadata.row_group(group).num_rows
+        if groups or rows > skip:
+            groups.append(group)
+        else:
+            skip -= rows
+    return groups, skip
+
+
 def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> ParquetImages:
     """Read the schemas of one Parquet file or of a folder of them.
 
@@ -110,7 +139,7 @@ def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> Parqu
             found=" and ".join(splits),
             do=f"convert them one by one, e.g. {path}/{splits[0]}*.parquet in a folder of its own",
         )
-    n_rows, first = 0, None
+    before, n_rows, first = [], 0, None
     for file in files:
         try:
             with pq.ParquetFile(file) as source:
@@ -129,6 +158,7 @@ def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> Parqu
                 found="another one",
                 do="convert the files of each schema on their own",
             )
+        before.append(n_rows)
         first, n_rows = schema, n_rows + rows
     if first is None:
         raise SourceError(path, expected="Parquet files", found="none", do="check the path")
@@ -142,7 +172,7 @@ def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> Parqu
             found="another order or other names",
             do="leave --classes out: the file names its classes",
         )
-    return ParquetImages(files, image, label, n_rows, classes or named)
+    return ParquetImages(files, image, label, n_rows, classes or named, tuple(before))
 
 
 def _columns(schema: pa.Schema, path: Path) -> tuple[str, str]:
