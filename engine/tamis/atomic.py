@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from tamis.errors import UsageError
 
-__all__ = ["atomic_path", "refuse_existing"]
+__all__ = ["atomic_path", "put_in_place", "refuse_existing"]
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -52,11 +52,16 @@ def atomic_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     try:
         yield partial
-        _sync(partial, os.O_RDWR)
-        partial.replace(path)
-        _sync(path.parent, os.O_RDONLY)
+        put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a finished file of the same folder its final name; safe against a crash at any time."""
+    _sync(partial, os.O_RDWR)
+    partial.replace(path)
+    _sync(path.parent, os.O_RDONLY)
 
 
 def _sync(path: Path, flags: int) -> None:

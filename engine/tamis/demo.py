@@ -7,9 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from tamis.bundles.beton import Bundle, open_bundle
+from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
 from tamis.devices import resolve_device
 from tamis.errors import UsageError, WorkFailedError

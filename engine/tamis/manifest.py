@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from tamis import __version__
 from tamis.errors import BundleError, first_line
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["MANIFEST_FORMAT", "Manifest", "Parent"]
 
@@ -19,14 +23,16 @@ class Parent:
     """A bundle that another bundle was made from.
 
     Attributes:
-        digest: Its content digest (see :meth:`tamis.bundles.beton.Bundle.digest`).
+        digest: Its content digest (see :meth:`tamis.bundles.bundle.Bundle.digest`).
         n_examples: How many examples it held.
         path: Where it lay, as the caller wrote it; for people only.
+        root: Whether it has no parents itself.
     """
 
     digest: str
     n_examples: int
     path: str
+    root: bool
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,11 @@ class Manifest:
     It holds no times and no host names, so that the same work gives the same bytes.
 
     Attributes:
-        operation: The command that wrote the bundle ("convert", "cut").
+        operation: The command that wrote the bundle ("convert", "cut", "merge", "shard").
         settings: That command's settings.
         classes: Class names in label order, or None where the source names none.
-        parents: The bundles it descends from, nearest first; empty for converted images.
+        parents: The bundles it descends from, nearest first; empty for converted images. Their
+            example ids mean the same examples here.
         skipped: Examples left out on the way: ``{"path": …, "reason": …}``.
         tamis_version: The version that wrote it.
     """
@@ -53,8 +60,8 @@ class Manifest:
 
     @property
     def full_examples(self) -> int | None:
-        """Examples in the oldest ancestor: the full set that a pruned bundle is a part of."""
-        return self.parents[-1].n_examples if self.parents else None
+        """Examples in the oldest ancestors: the full set that a pruned bundle is a part of."""
+        return sum(parent.n_examples for parent in self.parents if parent.root) or None
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain JSON types."""
@@ -71,13 +78,13 @@ class Manifest:
         Raises:
             BundleError: The text is not a manifest of a known format.
         """
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
         try:
             raw = json.loads(text)
             if not isinstance(raw, dict) or raw.pop("format", None) != MANIFEST_FORMAT:
                 raise ValueError("another format")
-            return TypeAdapter(cls).validate_python(raw)
+            return _adapter().validate_python(raw)
         except (ValueError, ValidationError, RecursionError) as error:
             raise BundleError(
                 "manifest",
@@ -85,3 +92,11 @@ class Manifest:
                 found=f"something else ({first_line(error)})",
                 do="read it with the tamis version that wrote it, or convert the images again",
             ) from error
+
+
+@cache
+def _adapter() -> TypeAdapter[Manifest]:
+    """Built once: that takes a millisecond, as long as opening a small bundle."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Manifest)

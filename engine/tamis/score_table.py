@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.arrays import n_repeated
 from tamis.atomic import atomic_path
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, first_line
 
 __all__ = [
@@ -213,7 +214,7 @@ def read_score_table(path: Path) -> ScoreTable:
                 values = table[part.name].cast(pa.float32()).to_numpy()
                 columns[part.name] = ScoreColumn(values, info)
         ids = table["example_id"].cast(pa.int64()).to_numpy()
-        if table["example_id"].null_count or len(np.unique(ids)) < len(ids) or not len(ids):
+        if table["example_id"].null_count or not len(ids) or n_repeated(ids):
             raise ValueError("repeated, missing or no example ids")
         return ScoreTable(
             metadata[b"tamis_bundle"].decode(),

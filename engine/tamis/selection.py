@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.arrays import n_repeated
 from tamis.atomic import atomic_path
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, UsageError, first_line
 from tamis.hashing import example_hash
 from tamis.score_table import ScoreTable
@@ -208,7 +209,7 @@ def read_selected_ids(path: Path, bundle: Bundle) -> NDArray[np.int64]:
     """
     try:
         ids = _listed_ids(path, bundle)
-        if not len(ids) or len(np.unique(ids)) < len(ids):
+        if not len(ids) or n_repeated(ids):
             raise ValueError("repeated ids" if len(ids) else "no ids")
         return ids
     except (OSError, ValueError, EOFError, MemoryError) as error:

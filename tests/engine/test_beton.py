@@ -6,13 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ffcv_bundles import N_MIXED, N_PAGES, N_SMALL, mixed, pages, small
-from tamis.bundles.beton import Bundle, open_bundle
-from tamis.bundles.convert import ConvertSettings, convert
+from tamis.bundles import trailer
+from tamis.bundles.bundle import Bundle
+from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.layout import ALLOCATION, DESCRIPTOR, HEADER, FieldType, metadata_dtype
+from tamis.bundles.opening import open_bundle
+from tamis.bundles.settings import ConvertSettings
 from tamis.bundles.trailer import FOOTER_SIZE, Trailer, decode_trailer, encode_trailer
 from tamis.errors import BundleError
 from tamis.manifest import Manifest, Parent
@@ -341,6 +346,42 @@ def test_damaged_allocation_rows(
     refused(tmp_path, put(files[name], at + 24 * row + fields[column][1], value))
 
 
+def moved(data: bytes, position: int, pointer: int) -> bytes:
+    """The image's record moved, in the metadata and in the allocation table."""
+    at = image_row(data, position) + 5
+    entry = data.index(data[at : at + 8], number(data, ALLOC_PTR_AT))
+    return put(put(data, at, pointer), entry, pointer)
+
+
+def test_records_outside_the_payload(tmp_path: Path, files: dict[str, bytes]) -> None:
+    data = files["small"]
+    end = number(data, ALLOC_PTR_AT)
+    for pointer in (0, 500, end - 767, end, len(data), 2**62, 2**63 - 1):
+        assert "expected every record between bytes" in refused(tmp_path, moved(data, 7, pointer))
+    for pointer in (2**63, 2**64 - 1):
+        assert "pointers beyond 2**63" in refused(tmp_path, moved(data, 7, pointer))
+    assert opened(tmp_path, moved(data, 7, end - 768)).n_examples == N_SMALL  # unused, but inside
+
+
+def test_records_that_overlap(tmp_path: Path, files: dict[str, bytes]) -> None:
+    # Each of n records could hold the whole payload, and reading them would take n times as long.
+    data = files["small"]
+    for other, shift in ((6, 0), (6, 1), (8, -1), (3, 767), (39, -767)):
+        pointer = number(data, image_row(data, other) + 5) + shift
+        assert "expected records that do not overlap" in refused(tmp_path, moved(data, 7, pointer))
+
+
+def test_allocations_may_come_in_any_order(tmp_path: Path, files: dict[str, bytes]) -> None:
+    for name in ("small", "pages", "mixed"):
+        data, sound = files[name], opened(tmp_path, files[name])
+        at = number(data, ALLOC_PTR_AT)
+        rows = np.frombuffer(data[at:], ALLOCATION)
+        shuffled = np.random.default_rng(0).permutation(rows)
+        for order in (rows[::-1], shuffled, rows[np.argsort(rows["ptr"], kind="stable")]):
+            found = opened(tmp_path, data[:at] + order.tobytes())
+            assert np.array_equal(found.extents, sound.extents)
+
+
 def test_no_ffcv_bundle_without_its_table(tmp_path: Path, files: dict[str, bytes]) -> None:
     for name in ("small", "mixed"):
         refused(tmp_path, files[name][: number(files[name], ALLOC_PTR_AT)])
@@ -432,12 +473,12 @@ def a_trailer(ids: list[int], manifest: Manifest | None = None) -> Trailer:
 
 
 def test_trailers_survive_a_round_trip() -> None:
-    parent = Parent("xxh3:00", 10, "parent.beton")
+    parent = Parent("xxh3:00", 10, "parent.beton", root=False)
     manifest = Manifest(
         operation="cut",
         settings={"keep": 0.5, "metric": "el2n", "nested": {"a": [1, None]}},
         classes=("é", "b"),
-        parents=(parent, replace(parent, n_examples=99)),
+        parents=(parent, replace(parent, n_examples=99, root=True)),
         skipped=({"path": "x", "reason": "y"},),
     )
     encoded = encode_trailer(a_trailer([5, 2, 2**62], manifest))
@@ -458,6 +499,129 @@ def test_trailers_that_do_not_fit(ids: list[int], n_examples: int, found: str) -
     blob = encode_trailer(a_trailer(ids))[:-FOOTER_SIZE]
     with pytest.raises(BundleError, match=found):
         decode_trailer(blob, n_examples, "x")
+
+
+# Checksums are no proof of honesty: what is refused of a trailer that has the right ones.
+
+
+def parquet(table: pa.Table, **options: object) -> bytes:
+    """A blob like tamis's own, but for the given options of the writer."""
+    plain = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink, table.schema, **{"compression": "zstd", **plain, **options}
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"tamis": Manifest("convert").to_json(), "digest": ""})
+    return bytes(sink.getvalue())
+
+
+def columns(paths: pa.Array | None = None, n: int = 3) -> pa.Table:
+    ids, checksums = np.arange(n), np.arange(n).astype(np.uint64)
+    paths = pa.array(["a", None, "é"] * (n // 3)) if paths is None else paths
+    return pa.table({"example_id": ids, "path": paths, "checksum": checksums})
+
+
+def test_the_plainest_parquet_is_read() -> None:
+    assert decode_trailer(parquet(columns()), 3, "x").paths.to_pylist() == ["a", None, "é"]  # type: ignore[union-attr]
+    required = pa.schema(
+        [pa.field(name, kind, nullable=False) for name, kind in (("example_id", pa.int64()),)]
+        + [pa.field("path", pa.string()), pa.field("checksum", pa.uint64(), nullable=False)]
+    )
+    assert decode_trailer(parquet(columns().cast(required)), 3, "x").example_ids.tolist() == [
+        0,
+        1,
+        2,
+    ]
+    many = columns(n=60_000)  # several pages a column
+    assert decode_trailer(parquet(many, data_page_size=4096), 60_000, "x").example_ids[-1] == 59_999
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"use_dictionary": True}, "a column that is not plain"),
+        ({"compression": "gzip"}, "a column that is not plain"),
+        ({"write_statistics": True}, "a column that is not plain"),
+        ({"column_encoding": {"path": "DELTA_BYTE_ARRAY"}}, "a page that is not plain data"),
+        ({"data_page_version": "2.0"}, "a page that is not plain data"),
+        ({"store_schema": True}, "not alone"),
+    ],
+)
+def test_parquet_that_is_not_the_plainest_is_refused(
+    options: dict[str, object], found: str
+) -> None:
+    with pytest.raises(BundleError, match=found):
+        decode_trailer(parquet(columns(), **options), 3, "x")
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        (columns().drop_columns(["path"]), "columns of other names"),
+        (columns().rename_columns(["example_id", "paths", "checksum"]), "columns of other names"),
+        (columns(pa.array([["a"], [], ["b", "c"]])), "a damaged Parquet footer"),
+        (columns(pa.array([1, 2, 3])), "columns of other names"),
+        (columns(pa.array([b"\xff", b"\xc3", b""]).view(pa.string())), "[Ii]nvalid UTF8"),
+        (columns(n=6), "6 rows for 3 examples"),
+    ],
+)
+def test_trailers_of_another_shape(table: pa.Table, found: str) -> None:
+    with pytest.raises(BundleError, match=found):
+        decode_trailer(parquet(table), 3, "x")
+
+
+def test_bombs_in_the_trailer_are_refused_before_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blob = parquet(columns(pa.array(["a" * 2_000_000, "", ""])))
+    assert len(blob) < 2000
+
+    def decoded(*arguments: object, **options: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(pq, "ParquetFile", decoded)
+    with pytest.raises(BundleError, match="columns of more than 1,051,648 bytes"):
+        decode_trailer(blob, 3, "x")
+
+
+def test_a_contradiction_that_would_end_the_process_in_arrow() -> None:
+    # The fuzzer found it: a column declared without nulls, whose counts are of one with nulls.
+    blob, nullable = parquet(columns()), b"\x25\x02\x18\x0aexample_id"
+    assert blob.count(nullable) == 1
+    with pytest.raises(BundleError, match="counts do not fit"):
+        decode_trailer(blob.replace(nullable, b"\x25\x00" + nullable[2:]), 3, "x")
+
+
+def test_what_would_be_refused_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = replace(a_trailer([1, 2]), paths=["a" * 2_000_000, None])
+    with pytest.raises(BundleError, match="expected example ids, paths and checksums of at most"):
+        encode_trailer(long)
+    blob = encode_trailer(a_trailer([1, 2]))[:-FOOTER_SIZE]
+    monkeypatch.setattr(trailer, "_MANIFEST_BYTES", 100)
+    with pytest.raises(BundleError, match="a manifest of at most 100 bytes"):
+        encode_trailer(a_trailer([1, 2]))
+    with pytest.raises(BundleError, match="a manifest that is too long"):
+        decode_trailer(blob, 2, "x")
+
+
+def test_repeated_ids_that_are_not_neighbours() -> None:
+    for ids in ([4, 1, 4], [1, 4, 4], [4, 4, 1]):
+        with pytest.raises(BundleError, match="repeated example ids"):
+            decode_trailer(encode_trailer(a_trailer(ids))[:-FOOTER_SIZE], 3, "x")
+
+
+@pytest.mark.parametrize("name", ["samples", "cut"])
+def test_a_trailer_that_lost_its_magic_is_missed(
+    tmp_path: Path, files: dict[str, bytes], name: str
+) -> None:
+    # Without it, ids would silently become 0…n-1.
+    data = files[name]
+    end = number(data, ALLOC_PTR_AT)
+    start = opened(tmp_path, data).payload_end
+    for first in (end - 8, end - 24, end - 28, start):
+        message = refused(tmp_path, data[:first] + bytes(end - first) + data[end:])
+        assert "expected a trailer or none, found a damaged one" in message
 
 
 @pytest.mark.parametrize(

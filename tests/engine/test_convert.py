@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sample_images import JPEGS, SAMPLES, jpeg_bytes, picture
-from tamis.bundles.beton import Bundle, open_bundle
-from tamis.bundles.convert import ConvertSettings, convert
+from tamis.bundles.bundle import Bundle
+from tamis.bundles.convert import convert
 from tamis.bundles.inspect import inspect
 from tamis.bundles.layout import JPEG_MODE, RAW_MODE
+from tamis.bundles.opening import open_bundle
+from tamis.bundles.settings import ConvertSettings
 from tamis.errors import SourceError, TamisError, UsageError
 from tamis.images import decode_any, resize_to_side
 from tamis.loaders.memory_loader import decode_image
+from tamis.manifest import Parent
 from tamis.sources.base import SourceItem
 from tamis.sources.digits import open_digits
 from tamis.sources.image_folder import open_image_folder
@@ -36,6 +39,9 @@ class Given:
     loads: list[Load]
     classes: tuple[str, ...] | None = None
     largest: int | None = None
+    n_bytes: int | None = None
+    lineage: tuple[Parent, ...] = ()
+    fingerprint: str = "given"
     paths: list[str | None] = field(default_factory=list)
 
     def describe(self) -> dict[str, Any]:
@@ -44,9 +50,9 @@ class Given:
     def __len__(self) -> int:
         return len(self.loads)
 
-    def __iter__(self) -> Iterator[SourceItem]:
+    def items(self, start: int = 0) -> Iterator[SourceItem]:
         paths = self.paths or [f"image-{i}" for i in range(len(self.loads))]
-        for i, (path, load) in enumerate(zip(paths, self.loads, strict=True)):
+        for i, (path, load) in list(enumerate(zip(paths, self.loads, strict=True)))[start:]:
             yield SourceItem(path, i, load)
 
 
@@ -329,8 +335,8 @@ def test_a_bug_in_a_worker_surfaces_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     class Interrupted(Given):
-        def __iter__(self) -> Iterator[SourceItem]:
-            yield from list(super().__iter__())[:3]
+        def items(self, start: int = 0) -> Iterator[SourceItem]:
+            yield from list(super().items(start))[:3]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

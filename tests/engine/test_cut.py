@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +10,15 @@ import pytest
 
 from ffcv_bundles import N_MIXED, mixed
 from ffcv_reading import epoch
-from tamis.bundles.beton import Bundle, open_bundle
-from tamis.bundles.convert import ConvertSettings, convert
+from tamis.bundles import copying
+from tamis.bundles.bundle import Bundle
+from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
+from tamis.bundles.settings import ConvertSettings
 from tamis.bundles.verify import verify
 from tamis.errors import BundleError, UsageError
+from tamis.hashing import shuffled_order
 from tamis.sources.opening import open_source
 
 
@@ -177,22 +177,50 @@ def test_a_parent_replaced_meanwhile_is_not_mixed_in(digits_bundle: Path, tmp_pa
     assert contents(child) == {i: expected[i] for i in range(10, 60)}
 
 
+@pytest.fixture
+def long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digits are small: take the way of long runs for them too."""
+    monkeypatch.setattr(copying, "_LONG_RUN", 0)
+
+
+KEEP = np.arange(0, 1347, 3)
+
+
+@pytest.fixture
+def third(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Every third digit, as a bundle."""
+    out = tmp_path_factory.mktemp("third") / "a.beton"
+    cut(open_bundle(digits_bundle), out, KEEP)
+    return out.read_bytes()
+
+
 @pytest.mark.parametrize("failure", [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_copying_where_the_kernel_cannot(
-    digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: int
+    digits_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: int,
+    long_runs: None,
+    third: bytes,
 ) -> None:
+    calls = []
+
     def refuse(*arguments: object) -> int:
+        calls.append(arguments)
         raise OSError(failure, "no")
 
-    keep = np.arange(0, 1347, 3)
-    cut(open_bundle(digits_bundle), tmp_path / "a.beton", keep)
     monkeypatch.setattr(os, "copy_file_range", refuse)
-    cut(open_bundle(digits_bundle), tmp_path / "b.beton", keep)
-    assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "b.beton").read_bytes()
+    cut(open_bundle(digits_bundle), tmp_path / "b.beton", KEEP)
+    assert (tmp_path / "b.beton").read_bytes() == third
+    assert len(calls) == 1
 
 
-def test_copying_in_short_steps(
-    digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_copying_long_runs_in_short_steps(
+    digits_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    long_runs: None,
+    third: bytes,
 ) -> None:
     whole = os.copy_file_range
     steps = []
@@ -201,24 +229,124 @@ def test_copying_in_short_steps(
         steps.append(min(count, 100))
         return whole(source, target, min(count, 100), *offsets)
 
-    keep = np.arange(0, 1347, 3)
-    cut(open_bundle(digits_bundle), tmp_path / "a.beton", keep)
     monkeypatch.setattr(os, "copy_file_range", short)
-    cut(open_bundle(digits_bundle), tmp_path / "b.beton", keep)
-    assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "b.beton").read_bytes()
-    assert steps == [100, 92] * len(keep)
+    cut(open_bundle(digits_bundle), tmp_path / "b.beton", KEEP)
+    assert (tmp_path / "b.beton").read_bytes() == third
+    assert steps == [100, 92] * len(KEEP)
 
 
+@pytest.mark.parametrize("most", [7, 191, 192, 193, 5000])
+def test_gathering_in_short_steps(
+    digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, third: bytes, most: int
+) -> None:
+    whole = os.pwritev
+    steps = []
+
+    def short(target: int, slices: list[memoryview], place: int) -> int:
+        left, some = most, []
+        for part in slices:
+            some.append(part[:left])
+            left -= len(some[-1])
+        steps.append(whole(target, some, place))
+        return steps[-1]
+
+    monkeypatch.setattr(os, "pwritev", short)
+    cut(open_bundle(digits_bundle), tmp_path / "b.beton", KEEP)
+    assert (tmp_path / "b.beton").read_bytes() == third
+    assert max(steps) <= most
+
+
+@pytest.mark.parametrize("group", [1, 2, 7, 1000])
+def test_gathering_in_groups_of_any_size(
+    ffcv_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    monkeypatch.setattr(copying, "_GATHER", group)
+    monkeypatch.setattr(copying, "_COPY_BYTES", 100_000)
+    parent = open_bundle(ffcv_folder / "pages.beton")
+    keep = np.random.default_rng(1).permutation(250)[:201]
+    cut(parent, tmp_path / "x.beton", keep, order="ids")
+    child = open_bundle(tmp_path / "x.beton")
+    assert child.example_ids.tolist() == keep.tolist()
+    assert {i: contents(parent)[i] for i in keep.tolist()} == contents(child)
+
+
+@pytest.mark.parametrize("call", ["copy_file_range", "pwritev"])
 def test_a_full_disk_leaves_nothing(
-    digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def full(*arguments: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "copy_file_range", full)
+    monkeypatch.setattr(copying, "_LONG_RUN", 0 if call == "copy_file_range" else 1 << 40)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError, match="No space left"):
         cut(open_bundle(digits_bundle), tmp_path / "x.beton", np.array([1]))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("call", "size"), [("copy_file_range", 0), ("pwritev", 1 << 40)])
+@pytest.mark.parametrize("left", [100_000, 200_000, 260_000])
+def test_a_parent_truncated_while_it_is_copied(
+    digits_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    size: int,
+    left: int,
+) -> None:
+    path = tmp_path / "parent.beton"
+    path.write_bytes(digits_bundle.read_bytes())
+    parent = open_bundle(path)
+    whole = getattr(os, call)
+
+    def truncating(*arguments: Any) -> int:
+        os.truncate(path, left)
+        return int(whole(*arguments))
+
+    monkeypatch.setattr(copying, "_LONG_RUN", size)
+    monkeypatch.setattr(os, call, truncating)
+    with pytest.raises(BundleError, match=r"one that ends sooner|another one in its place"):
+        cut(parent, tmp_path / "x.beton", KEEP)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- order
+
+
+def test_orders(digits_bundle: Path, tmp_path: Path) -> None:
+    parent = open_bundle(digits_bundle)
+    ids = np.array([900, 3, 77, 1200, 5])
+    expected = contents(parent)
+    found = {}
+    for order in ("parent", "ids", "shuffled"):
+        cut(parent, tmp_path / f"{order}.beton", ids, order=order, seed=4)
+        child = open_bundle(tmp_path / f"{order}.beton")
+        assert contents(child) == {i: expected[i] for i in ids.tolist()}
+        assert verify(child, deep=True).ok
+        found[order] = child.example_ids.tolist()
+    assert found["parent"] == sorted(ids.tolist())
+    assert found["ids"] == ids.tolist()
+    by_hash = shuffled_order(np.sort(ids), 4, 0)
+    assert found["shuffled"] == np.sort(ids)[by_hash].tolist()
+
+
+def test_shuffling_all_classes_apart(digits_bundle: Path, tmp_path: Path) -> None:
+    """A class-sorted bundle: in shuffled order neighbours are of one class as often as chance."""
+    parent = open_bundle(digits_bundle)
+    by_class = parent.example_ids[np.argsort(parent.labels, kind="stable")]
+    cut(parent, tmp_path / "sorted.beton", by_class, order="ids")
+    labels = open_bundle(tmp_path / "sorted.beton").labels
+    assert (labels[1:] == labels[:-1]).mean() > 0.99
+    cut(
+        open_bundle(tmp_path / "sorted.beton"), tmp_path / "mixed.beton", by_class, order="shuffled"
+    )
+    labels = open_bundle(tmp_path / "mixed.beton").labels
+    assert 0.07 < (labels[1:] == labels[:-1]).mean() < 0.13
+
+
+def test_an_unknown_order(digits_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--order: expected parent, shuffled or ids"):
+        cut(open_bundle(digits_bundle), tmp_path / "x.beton", KEEP, order="best")  # type: ignore[arg-type]
 
 
 # ---- bundles that plain FFCV wrote
@@ -271,58 +399,3 @@ def test_all_field_types_read_back_in_plain_ffcv(
         assert np.array_equal(row["vector"], example.vector)
         assert np.array_equal(row["image"], example.image)
         assert np.array_equal(row["tensor"], example.tensor)
-
-
-# ---- a killed process
-
-KILLED = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from tamis.bundles.convert import ConvertSettings, convert
-from tamis.sources.base import SourceItem
-
-class Slow:
-    classes, largest = None, None
-    def describe(self): return {"kind": "slow"}
-    def __len__(self): return 400
-    def __iter__(self):
-        for i in range(400):
-            if i == 350:  # several pages are in the file by now
-                print("writing", flush=True)
-                time.sleep(60)
-            yield SourceItem(None, 0, lambda: np.full((200, 200, 3), 7, np.uint8))
-
-settings = ConvertSettings(mode="raw", page_size=2 << 20)
-convert(Slow(), Path(sys.argv[1]), settings, workers=2, overwrite=True)
-"""
-
-
-@pytest.mark.parametrize("existing", [False, True])
-def test_a_killed_process_leaves_no_file_under_the_final_name(
-    tmp_path: Path, digits_bundle: Path, existing: bool
-) -> None:
-    out = tmp_path / "x.beton"
-    if existing:
-        out.write_bytes(digits_bundle.read_bytes())
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, out], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "writing\n"
-        deadline = time.monotonic() + 20
-        while not any(p.stat().st_size > 20_000_000 for p in tmp_path.glob(".x.beton.*.partial")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        (partial,) = tmp_path.glob(".x.beton.*.partial")
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(20) == -signal.SIGKILL
-    # What it leaves is not a bundle, and says so.
-    assert sorted(tmp_path.iterdir()) == [partial, *([out] if existing else [])]
-    with pytest.raises(BundleError, match=r"writer was interrupted|version 0"):
-        open_bundle(partial)
-    if existing:
-        assert out.read_bytes() == digits_bundle.read_bytes()
-    # It is not in the way of the next run.
-    convert(open_source("digits"), out, overwrite=existing)
-    assert open_bundle(out).n_examples == 1797

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from ffcv_bundles import N_MIXED, N_PAGES, mixed, pages
-from tamis.bundles.beton import open_bundle
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, UsageError
 from tamis.hashing import shuffled_order
 from tamis.images import fit_square

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tamis.bundles.beton import Bundle, open_bundle
+from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, ScoreTableError, UsageError
 from tamis.loaders.memory_loader import MemoryLoader, load_image_set
 from tamis.metrics.campaign import CampaignSettings, compute_embeddings, score

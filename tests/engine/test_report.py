@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tamis.bundles.beton import Bundle, open_bundle
+from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
+from tamis.bundles.opening import open_bundle
 from tamis.errors import UsageError
 from tamis.images import resize_to_side
 from tamis.loaders.memory_loader import decode_image

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.bundles.beton import open_bundle
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
 from tamis.errors import ScoreTableError, UsageError
 from tamis.score_table import (
     ScoreColumn,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.bundles.beton import open_bundle
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
 from tamis.errors import ScoreTableError, UsageError
 from tamis.score_table import ScoreColumn, ScoreTable, unscored_table
 from tamis.selection import (

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamis.bundles.beton import open_bundle
 from tamis.bundles.convert import convert
+from tamis.bundles.opening import open_bundle
 from tamis.errors import (
     BundleError,
     ScoreTableError,

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tamis.bundles.beton import Bundle, open_bundle
+from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, UsageError, WorkFailedError
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
 from tamis.models.small_resnet import SmallResNet

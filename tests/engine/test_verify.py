@@ -1,15 +1,37 @@
 from __future__ import annotations
 
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from sample_images import SAMPLES
-from tamis.bundles.beton import Bundle, open_bundle
+from tamis.bundles import digest
+from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
-from tamis.bundles.layout import DESCRIPTOR, HEADER
+from tamis.bundles.layout import (
+    DESCRIPTOR,
+    HEADER,
+    JPEG_MODE,
+    RAW_MODE,
+    FieldType,
+    image_fields,
+    make_field,
+)
+from tamis.bundles.opening import open_bundle
+from tamis.bundles.trailer import Trailer
 from tamis.bundles.verify import verify
+from tamis.bundles.writer import BetonWriter
+from tamis.errors import BundleError, UsageError
+from tamis.images import encode_jpeg
+from tamis.manifest import Manifest
+from tamis.progress import Advance
 
 METADATA_AT = HEADER.itemsize + 2 * DESCRIPTOR.itemsize
 
@@ -137,3 +159,184 @@ def test_deep_decodes(unsigned: Path, tmp_path: Path) -> None:
     assert verify(bundle).ok
     report = verify(bundle, deep=True)
     assert [(d.position, d.reason) for d in report.damaged] == [(4, "a JPEG that does not decode")]
+
+
+# ---- many spans, many threads
+
+
+@pytest.fixture(scope="module")
+def scattered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3,000 examples of two fields, written in random order; some empty, four of over 4 MiB."""
+    path = tmp_path_factory.mktemp("scattered") / "scattered.beton"
+    rng = np.random.default_rng(0)
+    fields = (make_field("note", FieldType.BYTES), *image_fields())
+    n = 3000
+    sides = rng.integers(1, 60, n)
+    sides[[5, 900, 901, 2999]] = 1300
+    records = [
+        [rng.bytes(0 if i % 5 == 0 else i % 90), rng.bytes(3 * side * side)]
+        for i, side in enumerate(sides.tolist())
+    ]
+    for i in range(3, n, 7):  # JPEGs among the pixels
+        pixels = rng.integers(0, 256, (17, 23, 3), np.uint8)
+        records[i][1] = encode_jpeg(pixels, 80)
+    sizes = np.array([[len(record) for record in example] for example in records], np.int64)
+    with BetonWriter(path, fields, n, 16 << 20) as writer:
+        rows = np.zeros(n, writer.dtype)
+        rows["f0"]["size"] = sizes[:, 0]
+        rows["f1"]["mode"], rows["f1"]["width"], rows["f1"]["height"] = RAW_MODE, sides, sides
+        rows["f1"][3::7] = (JPEG_MODE, 23, 17, 0)
+        extents = np.zeros((n, 2, 2), np.int64)
+        extents[..., 1] = sizes
+        room = np.maximum(sizes, 1)
+        order = rng.permutation(n)
+        starts = writer.place(room[order].sum(axis=1))
+        extents[order, 0, 0], extents[order, 1, 0] = starts, starts + room[order, 0]
+        for example, payloads in zip(records, extents, strict=True):
+            for record, (offset, _) in zip(example, payloads.tolist(), strict=True):
+                writer.write(record, offset)
+        checksums = [xxhash.xxh3_64_intdigest(b"".join(example)) for example in records]
+        ids = np.arange(n) * 3
+        trailer = Trailer(ids, [None] * n, np.array(checksums, np.uint64), Manifest("test"))
+        writer.finish(rows, extents, trailer)
+    return path
+
+
+def damage(source: Path, target: Path, positions: list[int]) -> Bundle:
+    """A copy with one byte changed in each of the examples at ``positions``."""
+    bundle, data = open_bundle(source), bytearray(source.read_bytes())
+    for position in positions:
+        offset, size = bundle.extents[position, 1].tolist()
+        data[offset + size // 2] ^= 1
+    target.write_bytes(data)
+    return open_bundle(target)
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2, 7])
+def test_damage_is_in_order_whatever_the_threads(
+    scattered: Path, tmp_path: Path, workers: int | None
+) -> None:
+    assert verify(open_bundle(scattered), workers=workers).ok
+    positions = [0, 5, 10, 901, 902, 1500, 2998, 2999]
+    report = verify(damage(scattered, tmp_path / "x.beton", positions), workers=workers)
+    assert [d.position for d in report.damaged] == positions
+    assert [d.example_id for d in report.damaged] == [3 * position for position in positions]
+
+
+def test_spans_hold_every_example_once(scattered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(scattered)
+    for size, most in ((digest._SPAN_BYTES, digest._SPAN_EXAMPLES), (50_000, 100), (1, 1)):
+        monkeypatch.setattr(digest, "_SPAN_BYTES", size)
+        monkeypatch.setattr(digest, "_SPAN_EXAMPLES", most)
+        seen = np.concatenate(list(bundle.map_spans(lambda span: span.positions, 3)))
+        assert np.array_equal(np.sort(seen), np.arange(bundle.n_examples))
+        ends = bundle.extents[seen, 1].sum(axis=1)
+        assert (np.diff(ends) > 0).all()  # in file order
+        assert verify(bundle).ok
+
+
+def test_checksums_are_of_the_payload_in_field_order(scattered: Path, ffcv_folder: Path) -> None:
+    for path in (scattered, ffcv_folder / "mixed.beton", ffcv_folder / "pages.beton"):
+        bundle, data = open_bundle(path), path.read_bytes()
+        found = np.zeros(bundle.n_examples, np.uint64)
+        for positions, values in bundle.map_spans(
+            lambda s: (s.positions, digest.span_checksums(s))
+        ):
+            found[positions] = values
+        expected = [
+            xxhash.xxh3_64_intdigest(b"".join(data[o : o + size] for o, size in payloads))
+            for payloads in bundle.extents.tolist()
+        ]
+        assert found.tolist() == bundle.checksums.tolist() == expected
+
+
+def test_examples_without_bytes(tmp_path: Path) -> None:
+    nothing = np.full(3, xxhash.xxh3_64_intdigest(b""), np.uint64)
+    for fields, n_payloads in (
+        ((make_field("label", FieldType.INT),), 0),
+        ((make_field("note", FieldType.BYTES), make_field("label", FieldType.INT)), 1),
+    ):
+        path = tmp_path / f"{n_payloads}.beton"
+        with BetonWriter(path, fields, 3, 2 << 20) as writer:
+            extents = np.zeros((3, n_payloads, 2), np.int64)
+            extents[..., 0] = writer.place(np.zeros(3, np.int64))[:, None]
+            trailer = Trailer(np.arange(3), [None] * 3, nothing, Manifest("test"))
+            writer.finish(np.zeros(3, writer.dtype), extents, trailer)
+        assert verify(open_bundle(path)).ok
+
+
+def test_wrong_numbers_of_workers(digits_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="--workers: expected 1 or more, found 0"):
+        verify(open_bundle(digits_bundle), workers=0)
+
+
+def test_a_file_replaced_or_cut_short_meanwhile(scattered: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.beton"
+    path.write_bytes(scattered.read_bytes())
+    bundle = open_bundle(path)
+    path.write_bytes(scattered.read_bytes())
+    with pytest.raises(BundleError, match="opened before, found another one in its place"):
+        verify(bundle)
+    path.unlink()
+    with pytest.raises(BundleError, match=r"opened before, found .*No such file"):
+        verify(bundle)
+    path.write_bytes(scattered.read_bytes())
+    bundle = open_bundle(path)
+    with path.open("rb") as file:
+        spans = digest.map_spans(
+            path, file.fileno(), bundle.data, bundle.extents, lambda span: None, 2
+        )
+        next(spans)
+        with path.open("r+b") as other:
+            other.truncate(9_000_000)
+        with pytest.raises(BundleError, match="found the file's end; it was truncated"):
+            list(spans)
+
+
+def test_a_disk_that_fails(scattered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(scattered)
+
+    def preadv(*arguments: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(BundleError, match="Input/output error; check the disk"):
+        verify(bundle)
+
+
+class Interrupted:
+    """A progress in which the user presses Ctrl-C at once."""
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
+        def advance(units: int = 1, /) -> None:
+            raise KeyboardInterrupt
+
+        yield advance
+
+
+def test_an_interrupt_ends_the_threads(scattered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "_SPAN_EXAMPLES", 2)  # a thousand spans and more
+    read = digest._read
+    n_read = 0
+
+    def counted(*arguments: object) -> None:
+        nonlocal n_read
+        n_read += 1
+        read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(digest, "_read", counted)
+    with pytest.raises(KeyboardInterrupt):
+        verify(open_bundle(scattered), workers=3, progress=Interrupted())
+    assert n_read < 40
+    assert [t.name for t in threading.enumerate() if t.name.startswith("tamis-read")] == []
+
+
+def test_images_over_the_limit_of_pixels(sample_bundle: Path) -> None:
+    bundle = open_bundle(sample_bundle)
+    assert verify(bundle, deep=True, max_pixels=66_000).ok
+    report = verify(bundle, deep=True, max_pixels=65_999)
+    assert [d.reason for d in report.damaged] == [
+        "an image of 300 × 220 pixels, more than the limit of 65,999"
+    ]
+    assert verify(bundle, max_pixels=1).ok  # without being decoded, none takes memory

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.bundles.layout import RAW_MODE, FieldType
 
 __all__ = ["Inspection", "inspect"]

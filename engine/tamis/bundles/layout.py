@@ -7,6 +7,7 @@ tamis's trailer, allocation table up to the end of the file. Everything is littl
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.errors import BundleError
+from tamis.errors import BundleError, first_line
 
 __all__ = [
     "ALLOCATION",
@@ -51,6 +52,7 @@ HEADER = np.dtype(
 )
 DESCRIPTOR = np.dtype([("type_id", "<u1"), ("name", "<u1", 16), ("arguments", "<u1", 1024)])
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+_DTYPE = re.compile(r"[<>|][biufcmMSUV][0-9]{1,9}(\[[0-9a-zA-Z]+\])?")  # as dtype.descr writes it
 JPEG_MODE = 0
 RAW_MODE = 1
 
@@ -111,26 +113,40 @@ class Field:
             BundleError: The descriptor's shape or dtype is damaged.
         """
         arguments = self.descriptor[DESCRIPTOR.fields["arguments"][1] :]  # type: ignore[index]
-        shape = np.frombuffer(arguments[:256], "<u8")
-        length = int(np.frombuffer(arguments[256:264], "<u8")[0])
         try:
-            if length > len(arguments) - 264:
-                raise ValueError(f"a dtype of {length} characters")
-            descr = json.loads(arguments[264 : 264 + length])
-            dtype = np.dtype([tuple(part) for part in descr])
-            size = dtype.itemsize
-            for extent in shape[shape > 0].tolist():
+            size = _array_dtype(arguments[256:]).itemsize
+            for extent in _array_shape(arguments[:256]):
                 size *= extent
             if size > MAX_PAGE_SIZE * 2:
                 raise ValueError(f"arrays of {size} bytes")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise BundleError(
                 f"field {self.name!r}",
                 expected="an array shape and dtype in its descriptor",
-                found=str(error),
+                found=first_line(error),
                 do="write the bundle again from its source",
             ) from error
         return size
+
+
+def _array_shape(arguments: bytes) -> list[int]:
+    """FFCV's shape: 32 numbers, of which the zeros at the end do not count."""
+    shape: list[int] = np.frombuffer(arguments, "<u8").tolist()
+    while shape and shape[-1] == 0:
+        shape.pop()
+    return shape
+
+
+def _array_dtype(arguments: bytes) -> np.dtype[Any]:
+    """FFCV's dtype: a length, then ``[["", "<f4"]]`` as JSON; FFCV reads one unnamed part only."""
+    length = int.from_bytes(arguments[:8], "little")
+    if length > len(arguments) - 8:
+        raise ValueError(f"a dtype of {length} characters")
+    descr = json.loads(arguments[8 : 8 + length])
+    match descr:
+        case [["", str(code)]] if _DTYPE.fullmatch(code):
+            return np.dtype(code)
+    raise ValueError(f"the dtype {descr!r}"[:200])
 
 
 def make_field(name: str, kind: FieldType) -> Field:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,8 @@ from tamis.bundles.trailer import Trailer, encode_trailer
 from tamis.errors import UsageError
 
 __all__ = ["BetonWriter", "check_page_size"]
+
+_ROWS_AT_ONCE = 1 << 16
 
 
 def check_page_size(page_size: int) -> None:
@@ -59,10 +60,18 @@ class BetonWriter:
         fields: The fields of every example.
         capacity: The most examples that :meth:`finish` may get; reserves the metadata table.
         page_size: Bytes.
+        resume_at: Where the payload of an existing file ends; what follows is dropped. None: a
+            new file.
     """
 
     def __init__(
-        self, path: Path, fields: tuple[Field, ...], capacity: int, page_size: int
+        self,
+        path: Path,
+        fields: tuple[Field, ...],
+        capacity: int,
+        page_size: int,
+        *,
+        resume_at: int | None = None,
     ) -> None:
         check_page_size(page_size)
         self.fields, self.page_size = fields, page_size
@@ -70,17 +79,20 @@ class BetonWriter:
         self._metadata_start = HEADER.itemsize + DESCRIPTOR.itemsize * len(fields)
         self._capacity = capacity
         self.position = self._metadata_start + capacity * self.dtype.itemsize
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        flags = os.O_CREAT | os.O_EXCL if resume_at is None else 0
+        self.descriptor = os.open(path, os.O_RDWR | flags, 0o644)
+        if resume_at is not None:
+            os.ftruncate(self.descriptor, resume_at)
+            self.position = resume_at
 
     def __enter__(self) -> BetonWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         os.close(self.descriptor)
 
     def place(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -101,6 +113,22 @@ class BetonWriter:
             written = os.pwrite(self.descriptor, view, offset)
             view, offset = view[written:], offset + written
 
+    def write_records(self, records: list[bytes], offsets: NDArray[np.int64]) -> None:
+        """Write neighbouring records, with zeros in the gaps between them, in one call.
+
+        Args:
+            records: k records.
+            offsets: (k,) int64, ascending, as :meth:`place` gave them.
+        """
+        parts: list[bytes] = []
+        end = int(offsets[0])
+        for record, offset in zip(records, offsets.tolist(), strict=True):
+            if offset > end:
+                parts.append(bytes(offset - end))
+            parts.append(record)
+            end = offset + len(record)
+        self.write(b"".join(parts), int(offsets[0]))
+
     def finish(self, metadata: NDArray[Any], extents: NDArray[np.int64], trailer: Trailer) -> None:
         """Write trailer, allocation table, metadata and header; nothing may be written after.
 
@@ -115,18 +143,28 @@ class BetonWriter:
         payload = [(i, field) for i, field in enumerate(self.fields) if field.has_payload]
         for column, (index, field) in enumerate(payload):
             field.pointers(metadata[f"f{index}"])[:] = extents[:, column, 0]
-        digest = content_digest(self.fields, metadata, trailer.example_ids, trailer.checksums)
+        sizes = extents[..., 1]
+        digest = content_digest(
+            self.fields, metadata, sizes, trailer.example_ids, trailer.checksums
+        )
         blob = encode_trailer(replace(trailer, digest=digest))
         self.write(blob, self.position)
         alloc_ptr = self.position + len(blob)
-        allocations = np.zeros(n_examples * len(payload), ALLOCATION)
-        allocations["sample_id"] = np.repeat(np.arange(n_examples), len(payload))
-        allocations["ptr"], allocations["size"] = extents[..., 0].ravel(), extents[..., 1].ravel()
-        self.write(allocations.tobytes(), alloc_ptr)
-        descriptors = b"".join(field.descriptor for field in self.fields)
-        self.write(descriptors + metadata.tobytes(), HEADER.itemsize)
+        self._write_allocations(extents, alloc_ptr)
+        self.write(b"".join(field.descriptor for field in self.fields), HEADER.itemsize)
+        self.write(metadata.view(np.uint8).data, self._metadata_start)
         header = np.zeros(1, HEADER)
         header["version"], header["num_fields"] = VERSION, len(self.fields)
         header["page_size"], header["num_samples"] = self.page_size, n_examples
         header["alloc_table_ptr"] = alloc_ptr
         self.write(header.tobytes(), 0)
+
+    def _write_allocations(self, extents: NDArray[np.int64], position: int) -> None:
+        n_examples, n_payloads = extents.shape[:2]
+        for start in range(0, n_examples, _ROWS_AT_ONCE):
+            some = extents[start : start + _ROWS_AT_ONCE].reshape(-1, 2)
+            rows = np.empty(len(some), ALLOCATION)
+            rows["sample_id"] = start + np.arange(len(some)) // max(n_payloads, 1)
+            rows["ptr"], rows["size"] = some[:, 0], some[:, 1]
+            self.write(rows.tobytes(), position)
+            position += rows.nbytes

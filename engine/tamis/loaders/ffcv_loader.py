@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.devices import n_cores
 from tamis.errors import WorkFailedError
 from tamis.hashing import shuffled_order
@@ -30,13 +30,23 @@ __all__ = ["FFCVLoader"]
 class _EpochOrder:
     """Stands in for FFCV's traversal orders: bundle order, or tamis's own shuffle."""
 
-    def __init__(self, example_ids: NDArray[np.int64], seed: int | None) -> None:
-        self._ids, self._seed = example_ids, seed
+    def __init__(self, bundle: Bundle, seed: int | None) -> None:
+        self._ids, self._rows, self._seed = bundle.example_ids, bundle.rows, seed
 
     def sample_order(self, epoch: int) -> NDArray[np.int64]:
         if self._seed is None:
-            return np.arange(len(self._ids))
-        return shuffled_order(self._ids, self._seed, epoch)
+            order = np.arange(len(self._ids))
+        else:
+            order = shuffled_order(self._ids, self._seed, epoch)
+        return order if self._rows is None else self._rows[order]
+
+
+def _positions(bundle: Bundle, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions in the bundle of rows of its file; they differ where it is virtual."""
+    if bundle.rows is None:
+        return rows
+    order = np.argsort(bundle.rows)
+    return order[np.searchsorted(bundle.rows, rows, sorter=order)]
 
 
 class FFCVLoader:
@@ -58,6 +68,9 @@ class FFCVLoader:
         os_cache: Map the file (True), or keep only the pages in use in memory (False).
         workers: Threads; None takes all cores.
         device: Where batches go.
+
+    Raises:
+        BundleError: The file was replaced since the bundle was opened.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class FFCVLoader:
         from ffcv.loader import Loader, OrderOption
         from ffcv.transforms import ToTensor
 
+        bundle.check_unchanged(bundle.file.stat())  # FFCV opens it by its name, and checks nothing
         quasi_random = order_seed == "quasi_random"
         image = bundle.fields[bundle.image_field].name
         pipelines: dict[str, Any] = {field.name: None for field in bundle.fields}
@@ -86,7 +100,8 @@ class FFCVLoader:
         pipelines[image] = [decoder, ToTensor()]
         self._augmentation, self._epoch = augmentation, 0
         self._loader = Loader(
-            str(bundle.path),
+            str(bundle.file),
+            indices=bundle.rows,
             batch_size=batch_size,
             num_workers=workers or n_cores(),
             order=OrderOption.QUASI_RANDOM if quasi_random else OrderOption.SEQUENTIAL,
@@ -97,7 +112,7 @@ class FFCVLoader:
         )
         if not quasi_random:
             seed = order_seed if isinstance(order_seed, int) else None
-            self._loader.traversal_order = _EpochOrder(bundle.example_ids, seed)
+            self._loader.traversal_order = _EpochOrder(bundle, seed)
         with closing(iter(self)) as batches:
             next(batches)
         self.set_epoch(0)
@@ -121,7 +136,7 @@ class FFCVLoader:
 
     def __iter__(self) -> Generator[Batch]:
         epoch = iter(self._loader)
-        order = np.asarray(epoch.order, np.int64)
+        order = _positions(self.bundle, np.asarray(epoch.order, np.int64))
         try:
             for number in range(len(self)):
                 self._await_batch(epoch)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.bundles.layout import RAW_MODE
 from tamis.devices import n_cores
 from tamis.errors import BundleError

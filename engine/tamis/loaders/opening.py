@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.errors import UsageError
 from tamis.loaders.batch import Augmentation, Loader
 from tamis.loaders.ffcv_loader import FFCVLoader

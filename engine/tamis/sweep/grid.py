@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tamis.bundles.beton import open_bundle
+from tamis.bundles.opening import open_bundle
 from tamis.score_table import read_score_table
 from tamis.sweep.records import Trial, read_records
 from tamis.sweep.spec import SweepSpec
