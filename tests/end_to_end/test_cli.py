@@ -88,6 +88,36 @@ def test_select_and_cut_keep_what_was_asked_for(folder: Path) -> None:
     assert answer("verify", folder / "pruned.beton", "--deep")["ok"] is True
 
 
+def test_merge_shard_and_virtual(folder: Path, tmp_path: Path) -> None:
+    train = folder / "train.beton"
+    found = answer("shard", train, tmp_path / "shards", "-n", 3, "--order", "shuffled")
+    assert found["n_examples"] == [449, 449, 449]
+    merged = answer("merge", tmp_path / "m.beton", *found["files"])
+    assert (merged["n_examples"], merged["n_bundles"]) == (1347, 3)
+    assert answer("inspect", tmp_path / "m.beton")["classes"] == answer("inspect", train)["classes"]
+    some = ("--side", "random", "--count", 100)
+    real = answer("cut", train, tmp_path / "real.beton", *some)
+    virtual = answer("cut", train, tmp_path / "virtual.beton", *some, "--virtual")
+    assert virtual["n_examples"] == real["n_examples"] == 100
+    assert virtual["bytes"] < real["bytes"]
+    pair = [answer("inspect", tmp_path / f"{name}.beton") for name in ("real", "virtual")]
+    assert pair[0]["classes"] == pair[1]["classes"]
+    assert answer("verify", tmp_path / "virtual.beton", "--deep")["n_examples"] == 100
+    # Another form of the same examples, under the same ids.
+    answer("convert", tmp_path / "virtual.beton", tmp_path / "jpeg.beton", "--mode", "jpeg")
+    assert answer("inspect", tmp_path / "jpeg.beton")["modes"] == {"jpeg": 100, "raw": 0}
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    found = answer("convert", "digits", tmp_path / "x.beton", "--dry-run")
+    assert found["n_examples"] == 1797
+    assert 300_000 < found["bytes"] < 900_000
+    assert found["seconds"] < 60
+    done = tamis("convert", "digits", tmp_path / "x.beton", "--dry-run")
+    assert "about" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_train_reports_and_keeps_the_run(folder: Path) -> None:
     found = answer(
         "train", folder / "train.beton", "--test", folder / "test.beton", "--out",
@@ -141,7 +171,7 @@ def test_scores_can_be_appended(folder: Path, tmp_path: Path) -> None:
 def test_every_command_has_help_and_stands_in_the_readme() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     names = [info.callback.__name__ for info in app.registered_commands if info.callback]
-    assert len(names) == 13
+    assert len(names) == 16
     for name in names:
         assert f"tamis {name}" in readme, name
 
@@ -180,6 +210,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("convert", "digits", train), "pass --overwrite to replace it"),
         (("convert", "digits", out, "--quality", 0), "expected 1 to 100, found 0"),
         (("convert", "digits", out, "--page-size", 1000), "expected a power of two"),
+        (("convert", "digits", out, "--jpeg-share", 2), "expected 0 to 1, found 2"),
+        (("convert", "digits", out, "--mode", "raw", "--jpeg-share", 0.5), "expected --mode auto"),
+        (("convert", "digits", out, "--max-pixels", 10), "8 × 8 pixels, more than the limit of 10"),
+        (("merge", out, train), "expected two or more bundles"),
+        (("merge", out, train, train), "pass --renumber"),
+        (("merge", out, train, sample_bundle), "found another class list"),
+        (("shard", train, tmp_path / "shards", "-n", 0), "expected 1 to 1,347 shards"),
+        (("cut", scores, out, "--side", "random", "--keep", 0.5), "found a Parquet file;"),
         (("inspect", tmp_path / "none.beton"), "found no file"),
         (("verify", tmp_path / "cut.beton"), "truncated"),
         (("cut", tmp_path / "cut.beton", out, "--side", "random", "--keep", 0.5), "truncated"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamis.bundles.beton import open_bundle
+from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
 from tamis.demo import run_demo
 from tamis.errors import UsageError

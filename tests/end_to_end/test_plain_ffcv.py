@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ffcv_reading import epoch
-from tamis.bundles.beton import open_bundle
 from tamis.bundles.convert import ConvertReport, convert
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
 from tamis.sources.image_folder import ImageFolder, open_image_folder
 
@@ -74,7 +74,7 @@ def test_the_conversion_passes_every_jpeg_through(sample: Sample) -> None:
     bundle = open_bundle(sample.parent)
     assert bundle.classes is not None
     assert len(bundle.classes) == 500
-    for position, item in enumerate(sample.source):
+    for position, item in enumerate(sample.source.items()):
         assert bundle.image_record(position)[3].tobytes() == item.load()
     assert verify(bundle).ok
 
@@ -84,7 +84,7 @@ def test_ffcv_decodes_the_parent(sample: Sample) -> None:
     # A failed decode would leave another image's pixels behind: all are different images…
     assert len({pixels.tobytes() for pixels in sample.decoded.values()}) == 500
     # …and the right ones, but for the fast DCT.
-    for item in list(sample.source)[::25]:
+    for item in list(sample.source.items())[::25]:
         data = item.load()
         assert isinstance(data, bytes)
         with Image.open(io.BytesIO(data)) as image:

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tamis.bundles.beton import Bundle, open_bundle
-from tamis.bundles.convert import ConvertSettings, convert
+from tamis.bundles.bundle import Bundle
+from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
+from tamis.bundles.settings import ConvertSettings
 from tamis.bundles.verify import verify
 from tamis.errors import UsageError
 from tamis.loaders.ffcv_loader import FFCVLoader

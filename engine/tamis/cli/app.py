@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tamis import __version__
-from tamis.cli import bundles, runs, scores
+from tamis.cli import bench, bundles, conversion, runs, scores
 from tamis.errors import TamisError, WorkFailedError, first_line
 
 __all__ = ["app", "main"]
@@ -44,7 +44,7 @@ def _options(
 
 
 for command in (
-    bundles.convert,
+    conversion.convert,
     bundles.inspect,
     bundles.verify,
     scores.score,
@@ -52,10 +52,13 @@ for command in (
     scores.embed,
     scores.select,
     bundles.cut,
+    bundles.merge,
+    bundles.shard,
     runs.train,
     runs.recipes,
     runs.sweep,
     runs.report,
+    bench.bench,
     runs.demo,
 ):
     app.command()(command)

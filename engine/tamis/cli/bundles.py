@@ -1,4 +1,4 @@
-"""convert, inspect, verify, cut."""
+"""inspect, verify, cut, merge, shard."""
 
 from __future__ import annotations
 
@@ -14,73 +14,22 @@ from tamis.cli.options import (
     Count,
     Json,
     Keep,
+    MaxPixels,
     Metric,
     Overwrite,
     Prune,
     Seed,
     Side,
+    Workers,
 )
 from tamis.cli.output import pairs, print_json, print_table, show_progress
 
-__all__ = ["convert", "cut", "inspect", "verify"]
+__all__ = ["cut", "inspect", "merge", "shard", "verify"]
 
-
-def convert(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="An image folder, a .parquet file or folder, or digits[:train|:test].",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(help="The bundle to write.", show_default=False)],
-    max_side: Annotated[
-        int | None, typer.Option(help="Shrink images with a longer side. Default: keep sizes.")
-    ] = None,
-    quality: Annotated[int, typer.Option(help="JPEG quality where images are encoded.")] = 90,
-    mode: Annotated[
-        Literal["auto", "jpeg", "raw"],
-        typer.Option(help="auto: pass JPEGs through; raw: store pixels."),
-    ] = "auto",
-    page_size: Annotated[
-        int | None, typer.Option(help="Bytes; a power of two. Default: 8 MiB or as needed.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Lines 'path,class' for a folder without class folders.")
-    ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="Class names in label order, one a line.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads. Default: all cores.")] = None,
-    on_error: Annotated[
-        Literal["fail", "skip"], typer.Option(help="What an unreadable image does.")
-    ] = "fail",
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
-    """Images → bundle. JPEGs that need no change are copied byte for byte."""
-    from tamis.bundles.convert import ConvertSettings
-    from tamis.bundles.convert import convert as run
-    from tamis.sources.opening import open_source
-
-    settings = ConvertSettings(max_side, quality, mode, page_size, on_error)
-    images = open_source(source, classes_file=classes, label_file=labels)
-    with show_progress() as progress:
-        done = run(images, out, settings, workers=workers, overwrite=overwrite, progress=progress)
-    if json:
-        print_json(asdict(done))
-        return
-    pairs(
-        {
-            "bundle": out,
-            "examples": f"{done.n_examples:,} ({done.n_passed_through:,} passed through,"
-            f" {done.n_encoded:,} encoded, {len(done.skipped)} skipped)",
-            "size": f"{done.bytes / 1e6:,.1f} MB",
-            "time": f"{done.seconds:.2f} s ({done.images_per_second:,.0f} images/s)",
-        }
-    )
-    for entry in done.skipped:
-        print(f"skipped  {entry['path']}: {entry['reason']}")
+_Order = Annotated[
+    Literal["parent", "shuffled", "ids"],
+    typer.Option(help="Of the examples: as in the bundle, at random, or as the selection lists."),
+]
 
 
 def inspect(
@@ -89,8 +38,8 @@ def inspect(
     json: Json = False,
 ) -> None:
     """What a bundle holds: fields, counts, classes, provenance."""
-    from tamis.bundles.beton import open_bundle
     from tamis.bundles.inspect import inspect as run
+    from tamis.bundles.opening import open_bundle
 
     opened = open_bundle(bundle)
     found = run(opened)
@@ -128,14 +77,23 @@ def inspect(
 def verify(
     bundle: BundleArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every image.")] = False,
+    workers: Workers = None,
+    max_pixels: MaxPixels = None,
     json: Json = False,
 ) -> None:
     """Check structure and record checksums; exit code 1 where there is damage."""
-    from tamis.bundles.beton import open_bundle
+    from tamis.bundles.opening import open_bundle
     from tamis.bundles.verify import verify as run
+    from tamis.images import MAX_PIXELS
 
     with show_progress() as progress:
-        found = run(open_bundle(bundle), deep=deep, progress=progress)
+        found = run(
+            open_bundle(bundle),
+            deep=deep,
+            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+            workers=workers,
+            progress=progress,
+        )
     if json:
         print_json(asdict(found))
     else:
@@ -167,6 +125,11 @@ def cut(
     side: Side = "hard",
     class_balance: ClassBalance = 0.0,
     seed: Seed = 0,
+    order: _Order = "parent",
+    virtual: Annotated[
+        bool,
+        typer.Option("--virtual", help="Write a list of examples that refers to BUNDLE."),
+    ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -175,8 +138,8 @@ def cut(
     The selection is a file, or the options of select with --scores; --side random needs neither.
     """
     from tamis.atomic import refuse_existing
-    from tamis.bundles.beton import open_bundle
     from tamis.bundles.cut import cut as run
+    from tamis.bundles.opening import open_bundle
     from tamis.cli.scores import selection_settings
     from tamis.errors import UsageError
     from tamis.score_table import read_score_table, unscored_table
@@ -208,7 +171,17 @@ def cut(
         ids = select(table, settings).example_ids
         how = {"scores": scores.name if scores else None, **asdict(settings)}
     with show_progress() as progress:
-        done = run(parent, out, ids, settings=how, overwrite=overwrite, progress=progress)
+        done = run(
+            parent,
+            out,
+            ids,
+            order=order,
+            seed=seed,
+            virtual=virtual,
+            settings=how,
+            overwrite=overwrite,
+            progress=progress,
+        )
     if json:
         print_json(asdict(done))
         return
@@ -217,6 +190,76 @@ def cut(
             "bundle": out,
             "kept": f"{done.n_examples:,} of {parent.n_examples:,} examples"
             f" (keep {done.keep_fraction:.4g}, prune {1 - done.keep_fraction:.4g})",
+            "size": f"{done.bytes / 1e6:,.1f} MB",
+            "time": f"{done.seconds:.3f} s ({done.bytes_per_second / 1e6:,.0f} MB/s)",
+        }
+    )
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(help="The bundle to write.", show_default=False)],
+    bundles: Annotated[list[Path], typer.Argument(help="Two or more bundles.", show_default=False)],
+    renumber: Annotated[
+        bool, typer.Option("--renumber", help="New ids 0…n−1; old scores no longer apply.")
+    ] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Bundles → one bundle, by copying records byte for byte."""
+    from tamis.atomic import refuse_existing
+    from tamis.bundles.merge import merge as run
+    from tamis.bundles.opening import open_bundle
+
+    refuse_existing(out, overwrite)
+    opened = [open_bundle(path) for path in bundles]
+    with show_progress() as progress:
+        done = run(opened, out, renumber=renumber, overwrite=overwrite, progress=progress)
+    if json:
+        print_json(asdict(done))
+        return
+    pairs(
+        {
+            "bundle": out,
+            "examples": f"{done.n_examples:,} from {done.n_bundles} bundles",
+            "size": f"{done.bytes / 1e6:,.1f} MB",
+            "time": f"{done.seconds:.3f} s ({done.bytes_per_second / 1e6:,.0f} MB/s)",
+        }
+    )
+
+
+def shard(
+    bundle: BundleArgument,
+    folder: Annotated[Path, typer.Argument(help="Where the shards go.", show_default=False)],
+    n_shards: Annotated[int, typer.Option("-n", "--shards", help="How many.")],
+    order: _Order = "parent",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Bundle → N bundles of equal size, by copying records byte for byte."""
+    from tamis.bundles.opening import open_bundle
+    from tamis.bundles.shard import shard as run
+
+    opened = open_bundle(bundle)
+    with show_progress() as progress:
+        done = run(
+            opened,
+            folder,
+            n_shards,
+            order=order,
+            seed=seed,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if json:
+        print_json(asdict(done))
+        return
+    low, high = min(done.n_examples), max(done.n_examples)
+    each = f"{low:,}" if low == high else f"{low:,} or {high:,}"
+    pairs(
+        {
+            "shards": f"{done.files[0]} … {done.files[-1].name}" if n_shards > 1 else done.files[0],
+            "examples": f"{sum(done.n_examples):,}, {each} in each shard",
             "size": f"{done.bytes / 1e6:,.1f} MB",
             "time": f"{done.seconds:.3f} s ({done.bytes_per_second / 1e6:,.0f} MB/s)",
         }

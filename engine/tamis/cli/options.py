@@ -14,18 +14,24 @@ __all__ = [
     "Device",
     "Json",
     "Keep",
+    "MaxPixels",
     "Metric",
     "Overwrite",
     "Prune",
     "Seed",
     "Settings",
     "Side",
+    "Workers",
     "parse_settings",
 ]
 
 BundleArgument = Annotated[Path, typer.Argument(help="A .beton bundle.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+MaxPixels = Annotated[
+    int | None, typer.Option(help="Refuse images with more pixels. Default: 100 million.")
+]
+Workers = Annotated[int | None, typer.Option(help="Threads. Default: all cores.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable.")]
 Metric = Annotated[str | None, typer.Option(help="A metric of the score table.")]

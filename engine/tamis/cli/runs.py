@@ -50,7 +50,7 @@ def train(
 ) -> None:
     """Train on a bundle, real or pruned, and test."""
     from tamis.atomic import refuse_existing
-    from tamis.bundles.beton import open_bundle
+    from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
     from tamis.selection import read_selected_ids
     from tamis.training.checkpoints import write_run

@@ -63,7 +63,7 @@ def score(
 ) -> None:
     """Score every example: train networks on the bundle, watch, write a table."""
     from tamis.atomic import refuse_existing
-    from tamis.bundles.beton import open_bundle
+    from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
     from tamis.metrics.campaign import CampaignSettings
     from tamis.metrics.campaign import score as run
@@ -163,7 +163,7 @@ def embed(
     import numpy as np
 
     from tamis.atomic import atomic_path
-    from tamis.bundles.beton import open_bundle
+    from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
     from tamis.metrics.campaign import CampaignSettings, compute_embeddings
     from tamis.training.recipes import get_recipe

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, UsageError, first_line
 from tamis.hashing import example_uniform
 from tamis.inference import embed, embed_pixels

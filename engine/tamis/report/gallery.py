@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.hashing import example_hash
 from tamis.images import encode_png, resize_to_side
 from tamis.loaders.memory_loader import decode_image

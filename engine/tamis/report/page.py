@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tamis import __version__
 from tamis.atomic import atomic_path
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.errors import UsageError
 from tamis.progress import QUIET, Progress
 from tamis.report.gallery import gallery

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tamis import __version__
-from tamis.bundles.beton import Bundle
+from tamis.bundles.bundle import Bundle
 from tamis.devices import autocast
 from tamis.errors import BundleError, UsageError
 from tamis.loaders.batch import Loader

@@ -1,0 +1,115 @@
+"""``tamis bench scale``: time and memory of the work on bundles, from ten thousand examples up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tamis.benchmarks.material import photographs, repeated
+from tamis.benchmarks.measuring import Row
+from tamis.bundles.convert import convert
+from tamis.bundles.opening import open_bundle
+from tamis.bundles.settings import ConvertSettings
+from tamis.errors import WorkFailedError
+from tamis.progress import QUIET, Progress
+from tamis.sources.bundle_images import open_bundle_images
+
+__all__ = ["IMAGENET", "bench_scale"]
+
+IMAGENET = 1_281_167
+_PICTURES = 200
+_TAMIS = "from tamis.cli import main; main()"
+_SIDE = 64  # about 2 kB each: an ImageNet-sized bundle takes 3 GB
+
+
+@dataclass(frozen=True)
+class _Cost:
+    seconds: float
+    peak_bytes: int
+
+
+def bench_scale(
+    bundle: Path | None,
+    folder: Path,
+    sizes: tuple[int, ...] = (10_000, 100_000, IMAGENET),
+    *,
+    progress: Progress = QUIET,
+) -> list[Row]:
+    """Run commands on bundles of growing size, each in a process of its own.
+
+    Needs about 8 GB of disk in ``folder`` for the largest size.
+
+    Args:
+        bundle: Whose images, shrunk to 64 pixels, are repeated; None makes pictures.
+        folder: A folder on the disk to be measured; nothing stays in it.
+        sizes: Numbers of examples, ascending; each is compared with the first.
+        progress: Told of every command.
+
+    Returns:
+        For each command and size: examples a second with the first size as the peer, and the
+        peak of resident memory in MB.
+    """
+    rows: list[Row] = []
+    with TemporaryDirectory(prefix=".tamis-bench-", dir=folder) as name:
+        work = Path(name)
+        images = open_bundle(bundle) if bundle else photographs(work / "made.beton", _PICTURES)
+        small = work / "small.beton"
+        convert(
+            open_bundle_images(images.path), small, ConvertSettings(max_side=_SIDE, mode="jpeg")
+        )
+        first: dict[str, float] = {}
+        with progress.task("bench scale", 4 * len(sizes)) as advance:
+            for size in sizes:
+                for command, cost in _commands(small, work, size, advance):
+                    rate = size / cost.seconds
+                    start = first.setdefault(command, rate)
+                    rows.append(
+                        Row(
+                            f"{command}, {size:,} examples",
+                            rate,
+                            "examples/s",
+                            f"{sizes[0]:,} examples",
+                            start,
+                            rate / start,
+                        )
+                    )
+                    memory = Row(
+                        f"{command}, {size:,} examples", cost.peak_bytes / 1e6, "MB at peak"
+                    )
+                    rows.append(memory)
+    return rows
+
+
+def _commands(
+    small: Path, work: Path, size: int, advance: Callable[[], object]
+) -> Iterator[tuple[str, _Cost]]:
+    whole, out = work / "whole.beton", work / "out.beton"
+    repeated(open_bundle(small), whole, size)
+    for name, arguments in (
+        ("inspect", ["inspect", whole]),
+        ("verify", ["verify", whole]),
+        ("cut half", ["cut", whole, out, "--side", "random", "--keep", "0.5"]),
+        ("convert", ["convert", whole, out]),
+    ):
+        yield name, _cost([sys.executable, "-c", _TAMIS, *map(str, arguments), "--json"])
+        out.unlink(missing_ok=True)
+        advance()
+    whole.unlink()
+
+
+def _cost(command: list[str]) -> _Cost:
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise WorkFailedError(
+            " ".join(command), expected="exit code 0", found=str(process.returncode), do="run it"
+        )
+    return _Cost(time.perf_counter() - start, usage.ru_maxrss * 1024)
