@@ -26,6 +26,7 @@ FLOORS = {
     "tamis.hashing": 5,
     "tamis.images": 5,
     "tamis.manifest": 5,
+    "tamis.memory": 5,
     "tamis.progress": 5,
     "tamis.statistics": 5,
     "tamis.sources": 6,

@@ -31,8 +31,11 @@ from tamis.bundles.layout import (
 )
 from tamis.bundles.trailer import FOOTER_SIZE, MAGIC, Trailer, decode_trailer
 from tamis.errors import BundleError
+from tamis.memory import release_unused
 
 __all__ = ["open_beton"]
+
+_MANY = 100_000  # from here on what opening has freed is worth giving back
 
 
 def open_beton(path: Path | str) -> Bundle:
@@ -69,6 +72,8 @@ def open_beton(path: Path | str) -> Bundle:
     )
     if trailer is not None and bundle.digest != trailer.digest:
         raise _damaged(path, f"the content that its digest names ({trailer.digest})", bundle.digest)
+    if n_examples > _MANY:
+        release_unused()
     return bundle
 
 

@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from tamis.images import ImageError
 from tamis.manifest import Manifest
 from tamis.progress import QUIET, Progress
 from tamis.sources.base import Source, SourceItem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["ConvertReport", "convert"]
 
@@ -152,7 +155,9 @@ class _Assembly:
     ) -> None:
         self._journal, self._source, self._settings = journal, source, settings
         self._rows = np.zeros(len(source), ROW)
-        self._paths: list[str | None] = []
+        self.n_examples = 0
+        self._paths: list[pa.Array] = []  # a million of Python's strings would take 100 MB
+        self._pending_paths: list[str | None] = []
         self.skipped: list[dict[str, str]] = []
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -170,22 +175,20 @@ class _Assembly:
         self._writer.close()
 
     @property
-    def n_examples(self) -> int:
-        """Images taken so far."""
-        return len(self._paths)
-
-    @property
     def rows(self) -> NDArray[Any]:
         """What was taken so far, (n_examples,) of ROW."""
         return self._rows[: self.n_examples]
 
     def _restore(self, blocks: list[Block]) -> int | None:
         """Take over what the journal lists; gives the end of the payload."""
+        import pyarrow as pa
+
         end = None
         for block in blocks:
             at = self.n_examples
-            self._rows[at : at + len(block.rows)] = block.rows
-            self._paths += block.paths
+            self.n_examples += len(block.rows)
+            self._rows[at : self.n_examples] = block.rows
+            self._paths.append(pa.array(block.paths, pa.string()))
             self.skipped += block.skipped
             self._consumed = block.consumed
             if len(block.rows):
@@ -226,7 +229,8 @@ class _Assembly:
             record.mode,
             record.passed_through,
         )
-        self._paths.append(item.path)
+        self.n_examples += 1
+        self._pending_paths.append(item.path)
         self._pending.append(record.data)
         self._pending_bytes += len(record.data)
         if self._pending_bytes >= _WRITE_BYTES:
@@ -234,18 +238,23 @@ class _Assembly:
 
     def _flush(self) -> None:
         """Write the pending records, then note them in the journal."""
+        import pyarrow as pa
+
         first = self.n_examples - len(self._pending)
         rows = self.rows[first:]
         rows["offset"] = self._writer.place(rows["size"])
         self._writer.write_records(self._pending, rows["offset"])
         self._journal.append(
-            Block(self._consumed, rows, self._paths[first:], self.skipped[self._noted :])
+            Block(self._consumed, rows, self._pending_paths, self.skipped[self._noted :])
         )
-        self._pending, self._pending_bytes = [], 0
+        self._paths.append(pa.array(self._pending_paths, pa.string()))
+        self._pending, self._pending_paths, self._pending_bytes = [], [], 0
         self._noted = len(self.skipped)
 
     def finish(self) -> None:
         """Write what is pending, then the tables."""
+        import pyarrow as pa
+
         if self._pending:
             self._flush()
         rows = self.rows
@@ -268,5 +277,6 @@ class _Assembly:
             metadata["f0"][name] = rows[name]
         metadata["f1"] = rows["label"]
         extents = np.stack([rows["offset"], rows["size"]], axis=1)[:, None]
-        trailer = Trailer(rows["example_id"], self._paths, rows["checksum"], manifest)
+        paths = pa.chunked_array(self._paths, pa.string())
+        trailer = Trailer(rows["example_id"], paths, rows["checksum"], manifest)
         self._writer.finish(metadata, extents, trailer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,13 @@ from tamis.cli.options import (
     Workers,
 )
 from tamis.cli.output import pairs, print_json, print_table, show_progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.bundles.bundle import Bundle
+    from tamis.selection import SelectionSettings
 
 __all__ = ["cut", "inspect", "merge", "shard", "verify"]
 
@@ -142,8 +149,7 @@ def cut(
     from tamis.bundles.opening import open_bundle
     from tamis.cli.scores import selection_settings
     from tamis.errors import UsageError
-    from tamis.score_table import read_score_table, unscored_table
-    from tamis.selection import read_selected_ids, select
+    from tamis.selection import read_selected_ids
 
     refuse_existing(out, overwrite)
     parent = open_bundle(bundle)
@@ -167,8 +173,7 @@ def cut(
                 found="neither",
                 do="pass --selection KEPT.parquet, --scores SCORES.parquet, or --side random",
             )
-        table = read_score_table(scores).for_bundle(parent) if scores else unscored_table(parent)
-        ids = select(table, settings).example_ids
+        ids = _selected(parent, scores, settings)
         how = {"scores": scores.name if scores else None, **asdict(settings)}
     with show_progress() as progress:
         done = run(
@@ -194,6 +199,17 @@ def cut(
             "time": f"{done.seconds:.3f} s ({done.bytes_per_second / 1e6:,.0f} MB/s)",
         }
     )
+
+
+def _selected(
+    parent: Bundle, scores: Path | None, settings: SelectionSettings
+) -> NDArray[np.int64]:
+    """Ids by the options of select; the table's paths, a million strings, end with this call."""
+    from tamis.score_table import read_score_table, unscored_table
+    from tamis.selection import select
+
+    table = read_score_table(scores).for_bundle(parent) if scores else unscored_table(parent)
+    return select(table, settings).example_ids
 
 
 def merge(
