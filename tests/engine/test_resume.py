@@ -313,6 +313,10 @@ convert(Pictures(before=before), Path(sys.argv[1]), SKIP, workers=2, overwrite=T
 """
 
 
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 @pytest.mark.parametrize("existing", [False, True])
 def test_killed_at_random_moments(
     tmp_path: Path, expected: bytes, digits_bundle: Path, existing: bool
@@ -322,6 +326,7 @@ def test_killed_at_random_moments(
         out.write_bytes(digits_bundle.read_bytes())
     moments = random.Random(3)
     for _ in range(3):
+        before = size_of(tmp_path / LEFT[0])
         with subprocess.Popen(
             [sys.executable, "-c", SCRIPT, out, str(Path(__file__).parent)],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -330,7 +335,12 @@ def test_killed_at_random_moments(
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "working\n"
-            time.sleep(moments.uniform(0.1, 0.25))
+            # Not by the clock: on a busy machine nothing would have been written yet.
+            wanted = before + moments.randrange(1000, 4000)
+            deadline = time.monotonic() + 60
+            while size_of(tmp_path / LEFT[0]) < wanted:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
             os.kill(process.pid, signal.SIGKILL)
             assert process.wait(20) == -signal.SIGKILL
         # The final name holds the old bundle or nothing.

@@ -174,12 +174,13 @@ class _Runner:
 
 
 _runner: _Runner | TamisError | None = None
+_threads = 1
 
 
 def _start_worker(spec: SweepSpec, device: str, threads: int) -> None:
-    global _runner
+    global _runner, _threads
+    _threads = threads
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
     try:
         _runner = _Runner(Sweep(spec), device)
     except TamisError as error:
@@ -200,4 +201,7 @@ def _run_in_worker(trial: Trial) -> TrialRecord | str:
     assert _runner is not None  # set by _start_worker
     if isinstance(_runner, TamisError):
         raise _runner
+    # Before every trial, not once: libraries that share torch's pool set it back when they load
+    # or run, and two processes that both spin on all cores are twenty times slower.
+    torch.set_num_threads(_threads)
     return _runner.run(trial)
