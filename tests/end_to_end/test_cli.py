@@ -213,6 +213,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("convert", "digits", out, "--jpeg-share", 2), "expected 0 to 1, found 2"),
         (("convert", "digits", out, "--mode", "raw", "--jpeg-share", 0.5), "expected --mode auto"),
         (("convert", "digits", out, "--max-pixels", 10), "8 × 8 pixels, more than the limit of 10"),
+        (("convert", train, train, "--overwrite"), "found the source itself"),
+        (("cut", train, out, "--selection", scores), "a score table?"),
         (("merge", out, train), "expected two or more bundles"),
         (("merge", out, train, train), "pass --renumber"),
         (("merge", out, train, sample_bundle), "found another class list"),
@@ -262,6 +264,8 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_damage_ends_verify_with_exit_code_1(folder: Path, tmp_path: Path) -> None:
     data = bytearray((folder / "train.beton").read_bytes())
     inspected = answer("inspect", folder / "train.beton", "--examples")
+    assert inspected["examples"][1] == {"example_id": 1, "label": 1, "path": "digits/0001"}
+    assert inspected["digest"].startswith("xxh3:")
     # The first record follows the header, two descriptors and the metadata rows.
     data[24 + 2 * 1041 + 24 * inspected["n_examples"] + 5] ^= 1
     (tmp_path / "damaged.beton").write_bytes(data)

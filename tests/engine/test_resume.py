@@ -171,7 +171,7 @@ def test_another_task_is_not_mixed_in(tmp_path: Path, expected: bytes) -> None:
     interrupt(out, 250)
     with pytest.raises(UsageError, match="found another source"):
         convert(Pictures(fingerprint="2"), out, SKIP, resume=True)
-    with pytest.raises(UsageError, match="found another settings"):
+    with pytest.raises(UsageError, match="found other settings"):
         convert(Pictures(), out, ConvertSettings(quality=80, on_error="skip"), resume=True)
     assert names(tmp_path) == LEFT
     convert(Pictures(), out, SKIP, resume=True)

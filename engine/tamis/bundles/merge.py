@@ -129,7 +129,7 @@ def _check_ids(bundles: Sequence[Bundle]) -> None:
         bundles[owner[second]].path,
         expected=f"no example id of {bundles[owner[first]].path}",
         found=f"{len(twice):,} ids that occur twice, the first is {ids[first]}",
-        do="pass --renumber for new ids, or cut the common examples out of one",
+        do="name each bundle once and the shards of one split only, or pass --renumber",
     )
 
 

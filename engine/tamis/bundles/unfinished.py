@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from tamis.atomic import put_in_place, refuse_existing
 from tamis.errors import UsageError, WorkFailedError
 
-__all__ = ["ROW", "Block", "Journal", "unfinished"]
+__all__ = ["ROW", "Block", "Journal", "left_behind", "unfinished"]
+
+_OTHER = {"settings": "other settings", "source": "another source, or one that has changed"}
 
 ROW = np.dtype(
     [
@@ -100,8 +102,8 @@ class Journal:
             raise UsageError(
                 subject,
                 expected="the source and the settings of the interrupted conversion",
-                found=", ".join(f"another {key}" for key in differing),
-                do="go on with the same ones, or start again without --resume",
+                found=", ".join(_OTHER.get(key, f"another {key}") for key in differing),
+                do="go on with the same ones, or pass --overwrite instead of --resume",
             )
         end = begun[2]
         with self.payload.open("rb") as payload:
@@ -143,6 +145,16 @@ class Journal:
             view = view[os.write(self._descriptor, view) :]
 
 
+def left_behind(out: Path) -> bool:
+    """Whether an interrupted conversion to ``out`` can be resumed."""
+    return all(path.exists() for path in _hidden(out))
+
+
+def _hidden(out: Path) -> tuple[Path, Path]:
+    """Payload and journal."""
+    return out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.journal")
+
+
 @contextmanager
 def unfinished(
     out: Path, task: dict[str, Any], *, overwrite: bool, resume: bool
@@ -165,7 +177,7 @@ def unfinished(
     """
     refuse_existing(out, overwrite)
     task = json.loads(json.dumps(task))  # as it will be read back
-    payload, journal_path = (out.with_name(f".{out.name}.{part}") for part in ("part", "journal"))
+    payload, journal_path = _hidden(out)
     descriptor = _locked(journal_path, out)
     try:
         journal = Journal(payload, descriptor)

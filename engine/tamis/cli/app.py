@@ -100,7 +100,7 @@ def main() -> NoReturn:
             "please report it with the output of the same command and --debug",
         )
     if code == _INTERRUPTED:  # typer's word for Ctrl-C
-        _end("interrupted; finished work is kept, nothing is half-written", _INTERRUPTED)
+        _end("interrupted; nothing is half-written", _INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -50,8 +50,14 @@ def inspect(
 
     opened = open_bundle(bundle)
     found = run(opened)
+    rows: list[tuple[int, int, str | None]] = []
+    if examples:
+        paths = [None] * opened.n_examples if opened.paths is None else opened.paths.to_pylist()
+        rows = list(zip(opened.example_ids.tolist(), opened.labels.tolist(), paths, strict=True))
     if json:
-        print_json(asdict(found))
+        listed = [dict(zip(("example_id", "label", "path"), row, strict=True)) for row in rows]
+        more = {"examples": listed} if examples else {}
+        print_json({**asdict(found), "digest": opened.digest, **more})
         return
     manifest = found.manifest or {}
     ancestors = " ← ".join(parent["path"] for parent in manifest.get("parents", ()))
@@ -60,7 +66,8 @@ def inspect(
         {
             "bundle": bundle,
             "examples": f"{found.n_examples:,}",
-            "size": f"{found.bytes / 1e6:,.1f} MB, pages of {found.page_size >> 20} MiB",
+            "size": f"{found.bytes / 1e6:,.1f} MB, pages of {found.page_size >> 20} MiB"
+            + ("" if opened.rows is None else f" in {opened.file}; this bundle is virtual"),
             "fields": ", ".join(f"{field['name']}: {field['type']}" for field in found.fields),
             "images": ", ".join(f"{count:,} {mode}" for mode, count in found.modes.items()),
             "pixels": " × ".join(
@@ -76,9 +83,9 @@ def inspect(
         }
     )
     if examples:
-        paths = [""] * opened.n_examples if opened.paths is None else opened.paths.to_pylist()
-        rows = zip(opened.example_ids, opened.labels, paths, strict=True)
-        print_table(["example_id", "label", "path"], rows)
+        print_table(
+            ["example_id", "label", "path"], [(i, label, path or "") for i, label, path in rows]
+        )
 
 
 def verify(

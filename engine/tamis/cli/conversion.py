@@ -67,7 +67,9 @@ def convert(
     from tamis.bundles.convert import convert as run
     from tamis.bundles.estimate import estimate
     from tamis.bundles.settings import ConvertSettings
+    from tamis.bundles.unfinished import left_behind
     from tamis.devices import n_cores
+    from tamis.errors import UsageError
     from tamis.images import MAX_PIXELS
     from tamis.sources.opening import open_source
 
@@ -80,6 +82,10 @@ def convert(
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         on_error=on_error,
     )
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise UsageError(
+            out, expected="another file", found="the source itself", do="choose another name"
+        )
     images = open_source(source, classes_file=classes, label_file=labels)
     if dry_run:
         _show_estimate(estimate(images, settings, out, workers or n_cores()), json)
@@ -96,7 +102,8 @@ def convert(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        print("tamis: the same command with --resume goes on", file=sys.stderr, flush=True)
+        if left_behind(out):
+            print("tamis: the same command with --resume goes on", file=sys.stderr, flush=True)
         raise
     if json:
         print_json(asdict(done))
