@@ -53,7 +53,7 @@ def bench(
     if record:
         line = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": ["tamis", *sys.argv[1:]],
+            "command": [Path(argument).name for argument in sys.argv],
             **found,
         }
         with record.open("a", encoding="utf-8") as file:
