@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from tamis.errors import UsageError
 
-__all__ = ["atomic_path", "put_in_place", "refuse_existing"]
+__all__ = ["atomic_path", "put_in_place", "refuse_existing", "refuse_missing_folder"]
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -28,6 +28,15 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
             found="an existing one",
             do="pass --overwrite to replace it",
         )
+    refuse_missing_folder(path)
+
+
+def refuse_missing_folder(path: Path) -> None:
+    """Raise where there is no folder for an output.
+
+    Raises:
+        UsageError: The folder does not exist.
+    """
     if not path.parent.is_dir():
         raise UsageError(
             path,

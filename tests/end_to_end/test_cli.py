@@ -215,6 +215,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("convert", "digits", out, "--max-pixels", 10), "8 × 8 pixels, more than the limit of 10"),
         (("convert", train, train, "--overwrite"), "found the source itself"),
         (("cut", train, out, "--selection", scores), "a score table?"),
+        (("score", train, scores, "--metrics", "el2n", "--append"), "found el2n; leave them out"),
         (("merge", out, train), "expected two or more bundles"),
         (("merge", out, train, train), "pass --renumber"),
         (("merge", out, train, sample_bundle), "found another class list"),

@@ -100,16 +100,8 @@ class Bundle:
         Raises:
             BundleError: The bundle has no Int field.
         """
-        ints = [i for i, field in enumerate(self.fields) if field.type is FieldType.INT]
-        if not ints:
-            raise BundleError(
-                self.path,
-                expected="an Int field with the labels",
-                found=", ".join(f"{f.name}: {f.type.name.lower()}" for f in self.fields),
-                do="write the bundle with a label field",
-            )
-        named = [i for i in ints if self.fields[i].name == "label"]
-        return self.metadata[f"f{(named or ints)[0]}"].astype(np.int64)
+        index = self._field(FieldType.INT, "label", "an Int field with the labels")
+        return self.metadata[f"f{index}"].astype(np.int64)
 
     @cached_property
     def n_classes(self) -> int:
@@ -130,16 +122,20 @@ class Bundle:
         Raises:
             BundleError: The bundle has no image field.
         """
-        images = [i for i, field in enumerate(self.fields) if field.type is FieldType.RGB_IMAGE]
-        if not images:
+        return self._field(FieldType.RGB_IMAGE, "image", "an image field")
+
+    def _field(self, kind: FieldType, name: str, expected: str) -> int:
+        """Index of the field of that type with that name, else of the first of that type."""
+        fitting = [i for i, field in enumerate(self.fields) if field.type is kind]
+        if not fitting:
             raise BundleError(
                 self.path,
-                expected="an image field",
+                expected=expected,
                 found=", ".join(f"{f.name}: {f.type.name.lower()}" for f in self.fields),
-                do="give a bundle of images",
+                do="write the bundle with one, or give another bundle",
             )
-        named = [i for i in images if self.fields[i].name == "image"]
-        return (named or images)[0]
+        named = [i for i in fitting if self.fields[i].name == name]
+        return (named or fitting)[0]
 
     def image_record(self, position: int) -> tuple[int, int, int, NDArray[np.uint8]]:
         """Mode, width, height and encoded bytes (a view into the map) of one image."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from tamis.atomic import refuse_missing_folder
 from tamis.bundles.encoding import Record, encode
 from tamis.bundles.settings import ConvertSettings
 from tamis.errors import UsageError
@@ -101,13 +102,7 @@ def check_free_space(source: Source, settings: ConvertSettings, out: Path, done:
 
 
 def _free(out: Path) -> int:
-    if not out.parent.is_dir():
-        raise UsageError(
-            out,
-            expected=f"the folder {out.parent} to exist",
-            found="no such folder",
-            do=f"run: mkdir -p {out.parent}",
-        )
+    refuse_missing_folder(out)
     return shutil.disk_usage(out.parent).free
 
 

@@ -25,6 +25,7 @@ from tamis.cli.options import (
 from tamis.cli.output import pairs, print_json, print_table, show_progress
 
 if TYPE_CHECKING:
+    from tamis.score_table import ScoreTable
     from tamis.selection import SelectionSettings
 
 __all__ = ["embed", "metrics", "score", "select", "selection_settings"]
@@ -93,6 +94,7 @@ def score(
     existing = read_score_table(out) if append and out.exists() else None
     if existing is not None:
         merge_columns(existing, unscored_table(opened))  # refuses what would fail afterwards
+        _refuse_replacing(existing, [metric.name for metric in wanted], out, overwrite)
     with show_progress() as progress:
         done = run(opened, wanted, campaign, resolve_device(device), progress=progress)
     table = merge_columns(existing, done.table) if existing else done.table
@@ -112,6 +114,20 @@ def score(
     ]
     print_table(["metric", "min", "median", "max", "family's seconds"], rows)
     print(f"{out}: {opened.n_examples:,} examples; a higher score means harder")
+
+
+def _refuse_replacing(existing: ScoreTable, wanted: list[str], out: Path, overwrite: bool) -> None:
+    """Raise before the work where it would replace columns that nobody asked to replace."""
+    from tamis.errors import UsageError
+
+    present = [name for name in wanted if name in existing.columns]
+    if present and not overwrite:
+        raise UsageError(
+            out,
+            expected="a table without the columns to append",
+            found=", ".join(present),
+            do="leave them out of --metrics, or pass --overwrite to replace them",
+        )
 
 
 def _spread(values: object) -> dict[str, float]:

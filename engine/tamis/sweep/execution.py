@@ -202,6 +202,6 @@ def _run_in_worker(trial: Trial) -> TrialRecord | str:
     if isinstance(_runner, TamisError):
         raise _runner
     # Before every trial, not once: libraries that share torch's pool set it back when they load
-    # or run, and two processes that both spin on all cores are twenty times slower.
+    # or run, and processes that all spin on all cores wait for each other.
     torch.set_num_threads(_threads)
     return _runner.run(trial)
