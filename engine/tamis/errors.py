@@ -18,6 +18,7 @@ from __future__ import annotations
 __all__ = [
     "BundleError",
     "DependencyError",
+    "ImageError",
     "ScoreTableError",
     "SourceError",
     "TamisError",
@@ -71,6 +72,12 @@ class ScoreTableError(TamisError):
     """A score table or selection that is unreadable or belongs to another bundle."""
 
 
+class WorkFailedError(TamisError):
+    """The input was fine and the work failed all the same."""
+
+    exit_code = 1
+
+
 class DependencyError(TamisError):
     """An optional package that is missing, or two that exclude each other."""
 
@@ -81,7 +88,8 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-class WorkFailedError(TamisError):
-    """The input was fine and the work failed all the same."""
+class ImageError(ValueError):
+    """Bytes that are not a whole, readable image; the message says what is wrong.
 
-    exit_code = 1
+    Not a :class:`TamisError`: whoever knows the file turns it into one.
+    """

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ffcv_bundles import N_MIXED, N_PAGES, N_SMALL, mixed, pages, small
-from tamis.bundles import trailer
+from tamis.bundles import plain_parquet, trailer
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
@@ -457,6 +457,15 @@ def test_a_flipped_bit_in_the_trailer_is_seen_or_harmless(
     assert unseen == [], f"{len(unseen)} of {(blob + FOOTER_SIZE) // 2} flips"
 
 
+@pytest.mark.parametrize("version", [0, 1, 3])
+def test_a_trailer_of_another_version(
+    tmp_path: Path, files: dict[str, bytes], version: int
+) -> None:
+    at = number(files["samples"], ALLOC_PTR_AT) - 1
+    message = refused(tmp_path, put(files["samples"], at, version, 1))
+    assert f"expected a trailer of version 2, found version {version}, which another" in message
+
+
 @pytest.mark.parametrize("length", [0, 1, 12, 2**20, 2**63, 2**64 - 1])
 def test_wrong_trailer_length(tmp_path: Path, files: dict[str, bytes], length: int) -> None:
     at = number(files["samples"], ALLOC_PTR_AT) - FOOTER_SIZE
@@ -598,7 +607,8 @@ def test_what_would_be_refused_is_not_written(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BundleError, match="expected example ids, paths and checksums of at most"):
         encode_trailer(long)
     blob = encode_trailer(a_trailer([1, 2]))[:-FOOTER_SIZE]
-    monkeypatch.setattr(trailer, "_MANIFEST_BYTES", 100)
+    for module in (trailer, plain_parquet):
+        monkeypatch.setattr(module, "MANIFEST_BYTES", 100)
     with pytest.raises(BundleError, match="a manifest of at most 100 bytes"):
         encode_trailer(a_trailer([1, 2]))
     with pytest.raises(BundleError, match="a manifest that is too long"):

@@ -13,19 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from sample_images import JPEGS, SAMPLES, jpeg_bytes, picture
+from tamis.errors import ImageError
 from tamis.images import (
     MAX_PIXELS,
-    ImageError,
-    JpegInfo,
     decode_any,
     decode_jpeg,
     encode_jpeg,
     encode_png,
     fit_square,
-    plain_jpegs,
     resize_to_side,
-    scan_jpeg,
 )
+from tamis.jpeg_header import JpegInfo, plain_jpegs, scan_jpeg
 
 ALL_JPEGS = (*JPEGS, "cmyk")
 

@@ -13,6 +13,7 @@ import xxhash
 
 from sample_images import SAMPLES
 from tamis.bundles import digest
+from tamis.bundles import spans as reading
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
 from tamis.bundles.layout import (
@@ -225,9 +226,9 @@ def test_damage_is_in_order_whatever_the_threads(
 
 def test_spans_hold_every_example_once(scattered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(scattered)
-    for size, most in ((digest._SPAN_BYTES, digest._SPAN_EXAMPLES), (50_000, 100), (1, 1)):
-        monkeypatch.setattr(digest, "_SPAN_BYTES", size)
-        monkeypatch.setattr(digest, "_SPAN_EXAMPLES", most)
+    for size, most in ((reading._SPAN_BYTES, reading._SPAN_EXAMPLES), (50_000, 100), (1, 1)):
+        monkeypatch.setattr(reading, "_SPAN_BYTES", size)
+        monkeypatch.setattr(reading, "_SPAN_EXAMPLES", most)
         seen = np.concatenate(list(bundle.map_spans(lambda span: span.positions, 3)))
         assert np.array_equal(np.sort(seen), np.arange(bundle.n_examples))
         ends = bundle.extents[seen, 1].sum(axis=1)
@@ -283,7 +284,7 @@ def test_a_file_replaced_or_cut_short_meanwhile(scattered: Path, tmp_path: Path)
     path.write_bytes(scattered.read_bytes())
     bundle = open_bundle(path)
     with path.open("rb") as file:
-        spans = digest.map_spans(
+        spans = reading.map_spans(
             path, file.fileno(), bundle.data, bundle.extents, lambda span: None, 2
         )
         next(spans)
@@ -316,8 +317,8 @@ class Interrupted:
 
 
 def test_an_interrupt_ends_the_threads(scattered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest, "_SPAN_EXAMPLES", 2)  # a thousand spans and more
-    read = digest._read
+    monkeypatch.setattr(reading, "_SPAN_EXAMPLES", 2)  # a thousand spans and more
+    read = reading._read
     n_read = 0
 
     def counted(*arguments: object) -> None:
@@ -325,7 +326,7 @@ def test_an_interrupt_ends_the_threads(scattered: Path, monkeypatch: pytest.Monk
         n_read += 1
         read(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(digest, "_read", counted)
+    monkeypatch.setattr(reading, "_read", counted)
     with pytest.raises(KeyboardInterrupt):
         verify(open_bundle(scattered), workers=3, progress=Interrupted())
     assert n_read < 40

@@ -27,8 +27,8 @@ from tamis.bundles.bundle import Bundle
 from tamis.bundles.layout import RAW_MODE, FieldType
 from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import VerifyReport, verify
-from tamis.errors import BundleError
-from tamis.images import ImageError, decode_jpeg
+from tamis.errors import BundleError, ImageError
+from tamis.images import decode_jpeg
 
 __all__ = ["check", "main"]
 

@@ -90,7 +90,7 @@ def nothing(*arguments: object) -> None:
 @pytest.mark.parametrize(
     ("where", "name", "instead"),
     [
-        (beton, "_check_extents", nothing),
+        (beton, "check_extents", nothing),
         (
             Bundle,
             "digest",

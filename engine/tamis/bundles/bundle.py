@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.bundles.digest import Span, content_digest, map_spans, span_checksums
+from tamis.bundles.digest import content_digest, span_checksums
 from tamis.bundles.layout import Field, FieldType
+from tamis.bundles.spans import Span, map_spans
 from tamis.bundles.trailer import Trailer
 from tamis.devices import n_cores
 from tamis.errors import BundleError, first_line
@@ -146,7 +147,7 @@ class Bundle:
         return int(row["mode"]), int(row["width"]), int(row["height"]), record
 
     def map_spans(self, work: Callable[[Span], _T], workers: int | None = None) -> Generator[_T]:
-        """Read every example once on threads; see :func:`tamis.bundles.digest.map_spans`.
+        """Read every example once on threads; see :func:`tamis.bundles.spans.map_spans`.
 
         Args:
             work: Called on a thread with each span.

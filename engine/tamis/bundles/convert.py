@@ -24,8 +24,7 @@ from tamis.bundles.trailer import Trailer
 from tamis.bundles.unfinished import ROW, Block, Journal, unfinished
 from tamis.bundles.writer import BetonWriter
 from tamis.devices import n_cores
-from tamis.errors import SourceError, UsageError
-from tamis.images import ImageError
+from tamis.errors import ImageError, SourceError, UsageError
 from tamis.manifest import Manifest
 from tamis.progress import QUIET, Progress
 from tamis.sources.base import Source, SourceItem

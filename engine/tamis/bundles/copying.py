@@ -138,9 +138,7 @@ class _WriteOut:
     def up_to(self, end: int) -> None:
         if end - self._begun >= _WRITE_OUT_BYTES:
             # Linux begins to write dirty pages on this advice, and drops only clean ones.
-            os.posix_fadvise(
-                self._target, self._begun, end - self._begun, os.POSIX_FADV_DONTNEED
-            )
+            os.posix_fadvise(self._target, self._begun, end - self._begun, os.POSIX_FADV_DONTNEED)
             self._begun = end
 
 
@@ -162,9 +160,7 @@ def _groups(runs: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
             yield runs[start : min(start + most, last)]
 
 
-def _read_ahead(
-    parent: int, groups: Iterator[NDArray[np.int64]]
-) -> Iterator[NDArray[np.int64]]:
+def _read_ahead(parent: int, groups: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
     """The groups, each after the disk was asked for it and for what follows."""
     waiting: deque[NDArray[np.int64]] = deque()
     n_bytes = 0

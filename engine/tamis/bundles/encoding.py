@@ -18,16 +18,10 @@ from numpy.typing import NDArray
 
 from tamis.bundles.layout import JPEG_MODE, RAW_MODE
 from tamis.bundles.settings import MAX_SIDE, ConvertSettings
+from tamis.errors import ImageError
 from tamis.hashing import example_uniform
-from tamis.images import (
-    ImageError,
-    JpegInfo,
-    decode_any,
-    decode_jpeg,
-    encode_jpeg,
-    resize_to_side,
-    scan_jpeg,
-)
+from tamis.images import decode_any, decode_jpeg, encode_jpeg, resize_to_side
+from tamis.jpeg_header import JpegInfo, scan_jpeg
 from tamis.sources.base import Source, SourceItem
 
 __all__ = ["Record", "encode", "encode_all"]

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
-from tamis.bundles.digest import Span, span_checksums
+from tamis.bundles.digest import span_checksums
 from tamis.bundles.layout import JPEG_MODE, FieldType
-from tamis.errors import UsageError
-from tamis.images import MAX_PIXELS, ImageError, decode_jpeg, plain_jpegs, scan_jpeg
+from tamis.bundles.spans import Span
+from tamis.errors import ImageError, UsageError
+from tamis.images import MAX_PIXELS, decode_jpeg
+from tamis.jpeg_header import plain_jpegs, scan_jpeg
 from tamis.progress import QUIET, Progress
 
 __all__ = ["Damage", "VerifyReport", "verify"]

@@ -66,6 +66,8 @@ for command in (
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    # Arrow's own pool keeps what was freed; set before anything imports it.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     # A polite end cleans up as Ctrl-C does: no temporary file stays.
     signal.signal(signal.SIGTERM, _terminated)
     debug = "--debug" in sys.argv

@@ -14,9 +14,9 @@ from torch import Tensor
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.layout import RAW_MODE
 from tamis.devices import n_cores
-from tamis.errors import BundleError
+from tamis.errors import BundleError, ImageError
 from tamis.hashing import shuffled_order
-from tamis.images import ImageError, decode_jpeg, fit_square
+from tamis.images import decode_jpeg, fit_square
 from tamis.loaders.augment import sampling_grid
 from tamis.loaders.batch import Augmentation, Batch
 from tamis.progress import QUIET, Progress
