@@ -10,7 +10,13 @@ from uuid import uuid4
 
 from tamis.errors import UsageError
 
-__all__ = ["atomic_path", "put_in_place", "refuse_existing", "refuse_missing_folder"]
+__all__ = [
+    "atomic_path",
+    "put_in_place",
+    "refuse_existing",
+    "refuse_missing_folder",
+    "refuse_other_suffix",
+]
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -43,6 +49,21 @@ def refuse_missing_folder(path: Path) -> None:
             expected=f"the folder {path.parent} to exist",
             found="no such folder",
             do=f"run: mkdir -p {path.parent}",
+        )
+
+
+def refuse_other_suffix(path: Path, suffix: str) -> None:
+    """Raise where a file's name would promise another format than its content has.
+
+    Raises:
+        UsageError: ``path`` does not end in ``suffix``.
+    """
+    if path.suffix != suffix:
+        raise UsageError(
+            path,
+            expected=f"a name that ends in {suffix}, which is what is written",
+            found=path.suffix or "none",
+            do=f"name it {path.with_suffix(suffix).name}",
         )
 
 

@@ -84,6 +84,12 @@ class DependencyError(TamisError):
 
 def first_line(error: BaseException) -> str:
     """What a foreign exception says, as one short line; its type where it says nothing."""
+    if isinstance(error, FileNotFoundError):
+        return "no file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are not UTF-8 text"
     lines = str(error).splitlines()
     return lines[0][:200] if lines else type(error).__name__
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.arrays import n_repeated
-from tamis.atomic import atomic_path
+from tamis.atomic import atomic_path, refuse_other_suffix
 from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, UsageError, first_line
 from tamis.hashing import example_hash
@@ -180,11 +180,12 @@ def write_selection(selection: Selection, out: Path, *, overwrite: bool = False)
     """Write the kept ids as Parquet, with how they were chosen as schema metadata.
 
     Raises:
-        UsageError: ``out`` exists, or its folder does not.
+        UsageError: ``out`` exists, its folder does not, or it does not end in .parquet.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    refuse_other_suffix(out, ".parquet")
     how = {
         **asdict(selection.settings),
         "keep_fraction": selection.keep_fraction,

@@ -164,7 +164,8 @@ def test_scores_can_be_appended(folder: Path, tmp_path: Path) -> None:
         "--append", *TRAINING,
     )  # fmt: skip
     for metric in ("el2n", "prototypes"):
-        found = answer("select", table, tmp_path / metric, "--metric", metric, "--count", 5)
+        kept = tmp_path / f"{metric}.parquet"
+        found = answer("select", table, kept, "--metric", metric, "--count", 5)
         assert found["n_kept"] == 5
 
 
@@ -198,7 +199,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     (tmp_path / "labels.csv").write_text(f"{first.name}/broken.jpg,zebra\n")
     (tmp_path / "classes.txt").write_text("ape\nbee\n")
     (tmp_path / "notes.txt").write_text("no source")
-    select = ("select", scores, out, "--metric", "el2n")
+    table = tmp_path / "table.parquet"
+    select = ("select", scores, table, "--metric", "el2n")
     listed = ("--labels", tmp_path / "labels.csv", "--classes", tmp_path / "classes.txt")
     cases: list[tuple[tuple[object, ...], str]] = [
         (("convert", tmp_path / "none", out), "found nothing there; check the path"),
@@ -222,25 +224,36 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("shard", train, tmp_path / "shards", "-n", 0), "expected 1 to 1,347 shards"),
         (("cut", scores, out, "--side", "random", "--keep", 0.5), "found a Parquet file;"),
         (("inspect", tmp_path / "none.beton"), "found no file"),
-        (("verify", tmp_path / "cut.beton"), "truncated"),
+        (("verify", tmp_path / "none.beton"), "found no file"),
         (("cut", tmp_path / "cut.beton", out, "--side", "random", "--keep", 0.5), "truncated"),
         (("cut", sample_bundle, out, "--scores", scores, "--metric", "el2n", "--keep", 0.5),
          "found scores of another bundle"),
         (("cut", train, out), "expected exactly one of them, found none"),
         (("cut", train, out, "--keep", 0.5, "--metric", "el2n"), "found neither"),
+        (("cut", train, out, "--selection", scores, "--side", "hard"), "found --side; leave it"),
+        (("convert", "digits", out, "--mode", "raw", "--quality", 90), "a mode that encodes"),
+        (("convert", "digits:valid", out), "expected digits or digits:train or digits:test"),
+        (("convert", tmp_path / "images", out, "--labels", tmp_path / "none"), "found no file"),
+        (("shard", train, tmp_path / "shards", "-n", 2, "--order", "ids"), "'shuffled'"),
+        (("demo", "--seeds", 0), "greater than or equal to 1"),
         ((*select, "--keep", 0), "expected 0 < keep ≤ 1, the share that is kept, found 0;"),
         ((*select, "--keep", 1.5), "expected 0 < keep ≤ 1, the share that is kept, found 1.5;"),
         ((*select, "--keep", 0.5, "--prune", 0.5), "expected one of them, found both"),
         ((*select, "--prune", 1), "expected 0 ≤ prune < 1"),
-        (("select", scores, out, "--metric", "loss", "--keep", 0.5), "found loss"),
-        (("score", train, out, "--metrics", "el3n"), "found el3n"),
-        (("score", train, out, "--device", "tpu"), "expected auto, cpu"),
+        (("select", scores, table, "--metric", "loss", "--keep", 0.5), "found loss"),
+        (("select", scores, out, "--metric", "el2n", "--keep", 0.5), "name it out.parquet"),
+        (("select", scores, table, "--metric", "el2n", "--side", "random", "--keep", 0.5),
+         "expected none with --side random"),
+        (("score", train, table, "--metrics", "el3n"), "found el3n"),
+        (("score", train, table, "--device", "tpu"), "expected auto, cpu"),
+        (("score", train, tmp_path / "scores.csv"), "name it scores.parquet"),
+        (("embed", train, tmp_path / "rows"), "name it rows.npy"),
         (("train", train, "--test", train, "--out", out, "--recipe", "big"), "small or digits"),
         (("train", train, "--test", train, "--out", out, "--set", "epochs"), "name=value"),
         (("sweep", tmp_path / "none.yaml", "--out", out), "found no file"),
         (("report", tmp_path / "empty"), "run first: tamis sweep"),
         (("demo", "--out", tmp_path / "images"), "found something else"),
-        (("select", scores, out, "--keep", "half"), "tamis COMMAND --help"),
+        (("select", scores, out, "--keep", "half"), "(see: tamis select --help)"),
         (("inspect", train, "--colour"), "No such option"),
         (("grind", train), "No such command"),
     ]  # fmt: skip
@@ -274,6 +287,14 @@ def test_damage_ends_verify_with_exit_code_1(folder: Path, tmp_path: Path) -> No
     assert done.returncode == 1
     (damage,) = json.loads(done.stdout)["damaged"]
     assert (damage["position"], damage["example_id"], damage["path"]) == (0, 0, "digits/0000")
+    # A structure that is broken is damage too; nothing can be said of the examples then.
+    (tmp_path / "damaged.beton").write_bytes(data[:100_000])
+    done = tamis("verify", tmp_path / "damaged.beton", "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert (found["ok"], found["n_examples"], found["damaged"]) == (False, None, [])
+    assert "truncated" in found["structure"]
+    assert "truncated" in tamis("verify", tmp_path / "damaged.beton").stdout
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -198,9 +198,9 @@ def test_class_lists(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="found none"):
         read_classes(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SourceError, match="a readable text file"):
+    with pytest.raises(SourceError, match="expected a text file, found bytes that are not UTF-8"):
         read_labels(path)
-    with pytest.raises(SourceError, match="No such file"):
+    with pytest.raises(SourceError, match="found no file"):
         read_classes(tmp_path / "missing.txt")
 
 

@@ -43,7 +43,7 @@ def test_the_last_error_lists_the_kinds(tmp_path: Path) -> None:
     [
         ("images:train", "nothing there"),  # a folder of class folders has no parts
         ("x.doc:train", "nothing there"),
-        ("digits:valid", "nothing there"),
+        ("digits:valid", "another part"),
         (":train", "nothing there"),
         ("x.tar.gz", "nothing there"),
         ("x.mat", "nothing there"),

@@ -162,14 +162,18 @@ def test_a_failing_trial_leaves_no_record_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": "[0.5, 0.0]"}, "keep: expected a sweep with the keys .* 0 < keep ≤ 1"),
+        ({"keep": "[0.5, 0.0]"}, "keep: expected keep fractions 0 < keep ≤ 1"),
         ({"keep": "[1.5]"}, "0 < keep ≤ 1"),
-        ({"metrics": "[el3n]"}, "unknown metric 'el3n'; known: random, loss"),
+        ({"metrics": "[el3n]"}, "metrics: expected metrics among random, loss.*, found .*el3n"),
         ({"metrics": "[]"}, "metrics: "),
-        ({"side": "[middle]"}, "side.0: .*'hard' or 'easy'"),
-        ({"seeds": "0"}, "seeds: .*greater than or equal to 1"),
-        ({"epochs": "5"}, "epochs: expected a sweep with the keys train, test"),
-        ({"budget": "hours"}, "budget.0: .*'steps' or 'epochs'"),
+        ({"side": "[middle]"}, "side, entry 1: expected 'hard' or 'easy', found 'middle'"),
+        ({"seeds": "0"}, "seeds: expected greater than or equal to 1, found 0"),
+        (
+            {"epochs": "5"},
+            "expected the keys train, test.*, found the unknown key epochs; remove it",
+        ),
+        ({"budget": "hours"}, "budget, entry 1: expected 'steps' or 'epochs', found 'hours'"),
+        ({"metrics": "[random]", "seed": "5"}, "unknown key seed; did you mean seeds?"),
         ({"train": "[1, 2"}, "expected a YAML file"),
     ],
 )

@@ -215,7 +215,7 @@ def test_recipes_take_replacements_by_type() -> None:
         ({"flip": 1}, "type bool, found 1"),
         ({"colour": "1"}, "expected one of resolution, "),
         ({"name": "x"}, "expected one of resolution, "),
-        ({"epochs": "0"}, "expected positive sizes"),
+        ({"epochs": "0"}, "setting epochs: expected more than 0, found 0"),
     ):
         with pytest.raises(UsageError, match=message):
             get_recipe("small", wrong)

@@ -279,7 +279,7 @@ def test_a_file_replaced_or_cut_short_meanwhile(scattered: Path, tmp_path: Path)
     with pytest.raises(BundleError, match="opened before, found another one in its place"):
         verify(bundle)
     path.unlink()
-    with pytest.raises(BundleError, match=r"opened before, found .*No such file"):
+    with pytest.raises(BundleError, match="opened before, found no file"):
         verify(bundle)
     path.write_bytes(scattered.read_bytes())
     bundle = open_bundle(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ def shard(
         progress: Told of every byte copied.
 
     Raises:
-        UsageError: More shards than examples, or an output that exists or cannot be written.
+        UsageError: More shards than examples, an output that exists or cannot be written, or
+            shards of another split in the folder.
     """
     start = time.perf_counter()
     if not 1 <= n_shards <= bundle.n_examples:
@@ -78,6 +80,7 @@ def shard(
     )
     for file in files:
         refuse_existing(file, overwrite)
+    _refuse_other_shards(folder, stem, n_shards)
     positions = np.array_split(arrange(bundle, bundle.example_ids, order, seed), n_shards)
     for index, (file, part) in enumerate(zip(files, positions, strict=True)):
         manifest = Manifest(
@@ -92,3 +95,17 @@ def shard(
     written = sum(file.stat().st_size for file in files)
     counts = tuple(len(part) for part in positions)
     return ShardReport(files, counts, written, seconds, written / seconds)
+
+
+def _refuse_other_shards(folder: Path, stem: str, n_shards: int) -> None:
+    """Raise where ``folder/*.beton`` would be shards of two splits, each example in both."""
+    shards = re.compile(re.escape(stem) + r"-\d{5}-of-(\d{5})\.beton")
+    for file in sorted(folder.iterdir()):
+        found = shards.fullmatch(file.name)
+        if found and int(found[1]) != n_shards:
+            raise UsageError(
+                folder,
+                expected=f"no shards of {stem} but those of a split into {n_shards}",
+                found=file.name,
+                do="remove them or name another folder",
+            )

@@ -78,7 +78,8 @@ def main() -> NoReturn:
         message = error.format_message().replace("\n", " ")
         if not message:  # no command at all: the help stands there already
             sys.exit(2)
-        _end(message, 2, "see: tamis COMMAND --help")
+        context = getattr(error, "ctx", None)  # usage errors know the command that they are about
+        _end(message, 2, f"see: {context.command_path if context else 'tamis'} --help")
     except TamisError as error:
         if debug:
             traceback.print_exc()

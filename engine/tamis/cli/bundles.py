@@ -22,13 +22,14 @@ from tamis.cli.options import (
     Side,
     Workers,
 )
-from tamis.cli.output import pairs, print_json, print_table, show_progress
+from tamis.cli.output import pairs, print_json, print_table, show_progress, size_text
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from tamis.bundles.bundle import Bundle
+    from tamis.manifest import Manifest
     from tamis.selection import SelectionSettings
 
 __all__ = ["cut", "inspect", "merge", "shard", "verify"]
@@ -59,14 +60,12 @@ def inspect(
         more = {"examples": listed} if examples else {}
         print_json({**asdict(found), "digest": opened.digest, **more})
         return
-    manifest = found.manifest or {}
-    ancestors = " ← ".join(parent["path"] for parent in manifest.get("parents", ()))
     named = [f"{name} {count}" for name, count in list(found.classes.items())[:12]]
     pairs(
         {
             "bundle": bundle,
             "examples": f"{found.n_examples:,}",
-            "size": f"{found.bytes / 1e6:,.1f} MB, pages of {found.page_size >> 20} MiB"
+            "size": f"{size_text(found.bytes)}, pages of {found.page_size >> 20} MiB"
             + ("" if opened.rows is None else f" in {opened.file}; this bundle is virtual"),
             "fields": ", ".join(f"{field['name']}: {field['type']}" for field in found.fields),
             "images": ", ".join(f"{count:,} {mode}" for mode, count in found.modes.items()),
@@ -76,9 +75,7 @@ def inspect(
             ),
             "classes": f"{len(found.classes)}: {', '.join(named)}"
             + (", …" if len(found.classes) > 12 else ""),
-            "made by": f"tamis {manifest['operation']}" if manifest else "plain FFCV (no trailer)",
-            "cut from": ancestors or "–",
-            "skipped": len(manifest.get("skipped", ())),
+            **_provenance(opened.manifest),
             "digest": opened.digest,
         }
     )
@@ -86,6 +83,32 @@ def inspect(
         print_table(
             ["example_id", "label", "path"], [(i, label, path or "") for i, label, path in rows]
         )
+
+
+def _provenance(manifest: Manifest | None) -> dict[str, object]:
+    """Who made a bundle, how and from what, for people."""
+    if manifest is None:
+        return {"made by": "plain FFCV (no trailer)"}
+    merged = manifest.settings.get("bundles", ()) if manifest.operation == "merge" else ()
+    paths = [parent.path for parent in manifest.parents]
+    direct = [parent["path"] for parent in merged] or paths[:1]
+    settings = {
+        name: " ".join(map(str, value.values())) if isinstance(value, dict) else value
+        for name, value in manifest.settings.items()
+        if value is not None and name != "bundles"
+    }
+    shown = {
+        "made by": f"tamis {manifest.operation} ({manifest.tamis_version})",
+        "settings": ", ".join(f"{name} {value}" for name, value in settings.items()),
+        "from": ", ".join(direct),
+        "ancestors": ", ".join(path for path in paths if path not in direct),
+        "skipped": "",
+    }
+    if manifest.skipped:
+        first = manifest.skipped[0]
+        more = f" and {len(manifest.skipped) - 1:,} more" if len(manifest.skipped) > 1 else ""
+        shown["skipped"] = f"{first['path']}: {first['reason']}{more} (--json lists all)"
+    return {name: text for name, text in shown.items() if text}
 
 
 def verify(
@@ -98,18 +121,30 @@ def verify(
     """Check structure and record checksums; exit code 1 where there is damage."""
     from tamis.bundles.opening import open_bundle
     from tamis.bundles.verify import verify as run
+    from tamis.errors import BundleError
     from tamis.images import MAX_PIXELS
 
+    try:
+        opened = open_bundle(bundle)
+    except BundleError as error:
+        # No file at all is wrong usage; a file that is no sound bundle is what verify looks for.
+        if not bundle.is_file():
+            raise
+        if json:
+            print_json({"ok": False, "n_examples": None, "damaged": [], "structure": str(error)})
+        else:
+            print(error)
+        raise typer.Exit(1) from error
     with show_progress() as progress:
         found = run(
-            open_bundle(bundle),
+            opened,
             deep=deep,
             max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
             workers=workers,
             progress=progress,
         )
     if json:
-        print_json(asdict(found))
+        print_json({**asdict(found), "structure": None})
     else:
         for damage in found.damaged:
             print(
@@ -136,8 +171,8 @@ def cut(
     keep: Keep = None,
     prune: Prune = None,
     count: Count = None,
-    side: Side = "hard",
-    class_balance: ClassBalance = 0.0,
+    side: Side = None,
+    class_balance: ClassBalance = None,
     seed: Seed = 0,
     order: _Order = "parent",
     virtual: Annotated[
@@ -162,13 +197,22 @@ def cut(
     parent = open_bundle(bundle)
     how: dict[str, object]
     if selection is not None:
-        given = (scores, metric, keep, prune, count)
-        if any(value is not None for value in given):
+        given = {
+            "--scores": scores,
+            "--metric": metric,
+            "--keep": keep,
+            "--prune": prune,
+            "--count": count,
+            "--side": side,
+            "--class-balance": class_balance,
+        }
+        odd = [option for option, value in given.items() if value is not None]
+        if odd:
             raise UsageError(
                 "--selection",
                 expected="no other option that chooses examples",
-                found="--scores, --metric, --keep, --prune or --count",
-                do="leave them out: the selection says what is kept",
+                found=" and ".join(odd),
+                do="leave it out: the selection says what is kept",
             )
         ids, how = read_selected_ids(selection, parent), {"selection": selection.name}
     else:
@@ -202,8 +246,8 @@ def cut(
             "bundle": out,
             "kept": f"{done.n_examples:,} of {parent.n_examples:,} examples"
             f" (keep {done.keep_fraction:.4g}, prune {1 - done.keep_fraction:.4g})",
-            "size": f"{done.bytes / 1e6:,.1f} MB",
-            "time": f"{done.seconds:.3f} s ({done.bytes_per_second / 1e6:,.0f} MB/s)",
+            "size": size_text(done.bytes),
+            "time": f"{done.seconds:.3f} s ({size_text(done.bytes_per_second)}/s)",
         }
     )
 
@@ -244,8 +288,8 @@ def merge(
         {
             "bundle": out,
             "examples": f"{done.n_examples:,} from {done.n_bundles} bundles",
-            "size": f"{done.bytes / 1e6:,.1f} MB",
-            "time": f"{done.seconds:.3f} s ({done.bytes_per_second / 1e6:,.0f} MB/s)",
+            "size": size_text(done.bytes),
+            "time": f"{done.seconds:.3f} s ({size_text(done.bytes_per_second)}/s)",
         }
     )
 
@@ -254,7 +298,10 @@ def shard(
     bundle: BundleArgument,
     folder: Annotated[Path, typer.Argument(help="Where the shards go.", show_default=False)],
     n_shards: Annotated[int, typer.Option("-n", "--shards", help="How many.")],
-    order: _Order = "parent",
+    order: Annotated[
+        Literal["parent", "shuffled"],
+        typer.Option(help="Of the examples: as in the bundle, or at random."),
+    ] = "parent",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -283,7 +330,7 @@ def shard(
         {
             "shards": f"{done.files[0]} … {done.files[-1].name}" if n_shards > 1 else done.files[0],
             "examples": f"{sum(done.n_examples):,}, {each} in each shard",
-            "size": f"{done.bytes / 1e6:,.1f} MB",
-            "time": f"{done.seconds:.3f} s ({done.bytes_per_second / 1e6:,.0f} MB/s)",
+            "size": size_text(done.bytes),
+            "time": f"{done.seconds:.3f} s ({size_text(done.bytes_per_second)}/s)",
         }
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tamis.cli.options import Json, MaxPixels, Overwrite, Workers
-from tamis.cli.output import pairs, print_json, show_progress
+from tamis.cli.output import pairs, print_json, show_progress, size_text
 
 if TYPE_CHECKING:
     from tamis.bundles.estimate import Estimate
@@ -31,7 +31,9 @@ def convert(
     max_side: Annotated[
         int | None, typer.Option(help="Shrink images with a longer side. Default: keep sizes.")
     ] = None,
-    quality: Annotated[int, typer.Option(help="JPEG quality where images are encoded.")] = 90,
+    quality: Annotated[
+        int | None, typer.Option(help="JPEG quality where images are encoded. Default: 90.")
+    ] = None,
     mode: Annotated[
         Literal["auto", "jpeg", "raw"],
         typer.Option(help="auto: pass JPEGs through; raw: store pixels."),
@@ -73,9 +75,16 @@ def convert(
     from tamis.images import MAX_PIXELS
     from tamis.sources.opening import open_source
 
+    if mode == "raw" and quality is not None:
+        raise UsageError(
+            "--quality",
+            expected="a mode that encodes",
+            found="--mode raw, which stores pixels",
+            do="leave one of the two out",
+        )
     settings = ConvertSettings(
         max_side=max_side,
-        quality=quality,
+        quality=ConvertSettings.quality if quality is None else quality,
         mode=mode,
         jpeg_share=jpeg_share,
         page_size=page_size,
@@ -113,8 +122,9 @@ def convert(
         {
             "bundle": out,
             "examples": f"{done.n_examples:,} ({done.n_passed_through:,} passed through,"
-            f" {done.n_encoded:,} encoded, {len(done.skipped)} skipped{resumed})",
-            "size": f"{done.bytes / 1e6:,.1f} MB",
+            f" {done.n_encoded:,} encoded or stored as pixels,"
+            f" {len(done.skipped)} skipped{resumed})",
+            "size": size_text(done.bytes),
             "time": f"{done.seconds:.2f} s ({done.images_per_second:,.0f} images/s)",
         }
     )
@@ -129,9 +139,9 @@ def _show_estimate(guess: Estimate, json: bool) -> None:
     pairs(
         {
             "examples": f"{guess.n_examples:,}",
-            "size": f"about {guess.bytes / 1e6:,.1f} MB ({guess.free_bytes / 1e6:,.0f} MB free)",
+            "size": f"about {size_text(guess.bytes)} ({size_text(guess.free_bytes)} free)",
             "time": f"about {guess.seconds:,.1f} s",
-            "memory": f"about {guess.memory_bytes / 1e6:,.0f} MB",
+            "memory": f"about {size_text(guess.memory_bytes)}",
             "estimated": f"from {guess.n_sampled} images",
         }
     )

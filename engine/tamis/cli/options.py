@@ -39,10 +39,12 @@ Keep = Annotated[float | None, typer.Option(help="Share to keep, 0 < keep ≤ 1.
 Prune = Annotated[float | None, typer.Option(help="Share to leave out: 1 − keep.")]
 Count = Annotated[int | None, typer.Option(help="Number of examples to keep.")]
 Side = Annotated[
-    Literal["hard", "easy", "random"], typer.Option(help="Which end of the scores to keep.")
+    Literal["hard", "easy", "random"] | None,
+    typer.Option(help="Which end of the scores to keep. Default: hard."),
 ]
 ClassBalance = Annotated[
-    float, typer.Option(help="0: by score alone; 1: the same share of every class.")
+    float | None,
+    typer.Option(help="0 (default): by score alone; 1: the same share of every class."),
 ]
 Settings = Annotated[
     list[str] | None,

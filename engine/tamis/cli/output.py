@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tamis.progress import QUIET, Advance, Progress
+from tamis.progress import Advance, Progress
 
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["pairs", "print_json", "print_table", "show_progress"]
+__all__ = ["pairs", "print_json", "print_table", "show_progress", "size_text"]
+
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -53,9 +57,17 @@ def pairs(values: dict[str, object]) -> None:
         print(f"{name:<{width}}  {value}")
 
 
+def size_text(n_bytes: float) -> str:
+    """Bytes for people: kB up to a million, MB up to a billion, then GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:,.2f} {unit}"
+    return f"{n_bytes / 1e3:,.1f} kB"
+
+
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Bars with rate and time left on stderr where that is a terminal, else nothing."""
+    """Bars with rate and time left on stderr where that is a terminal, else a line now and then."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -68,7 +80,7 @@ def show_progress() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield QUIET
+        yield _Lines()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -81,6 +93,27 @@ def show_progress() -> Iterator[Progress]:
     )
     with Bars(*columns, console=console, transient=True) as bars:
         yield _Bars(bars)
+
+
+class _Lines:
+    """For logs: how far a task is, on stderr, every half minute; of short work nothing."""
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
+        start = shown = time.monotonic()
+        done = 0
+
+        def advance(units: int = 1, /) -> None:
+            nonlocal done, shown
+            done += units
+            now = time.monotonic()
+            if now - shown >= _SECONDS_BETWEEN_LINES:
+                shown = now
+                of = f"{done:,} of {total:,}" if total is not None else f"{done:,}"
+                line = f"tamis: {description}: {of}, {done / (now - start):,.4g}/s"
+                print(line, file=sys.stderr, flush=True)
+
+        yield advance
 
 
 class _Bars:

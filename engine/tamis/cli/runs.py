@@ -108,7 +108,7 @@ def sweep(
     spec: Annotated[Path, typer.Argument(help="SWEEP.yaml", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the records.", show_default=False)],
     executor: Annotated[Literal["local"], typer.Option(help="Where trials run.")] = "local",
-    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and list the trials.")
     ] = False,
@@ -160,8 +160,8 @@ def report(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("tamis-demo"),
-    seeds: Annotated[int, typer.Option(help="Seeds per cell of the sweep.")] = 4,
-    workers: Annotated[int, typer.Option(help="Processes of the sweep.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell of the sweep.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the sweep.")] = 2,
     json: Json = False,
 ) -> None:
     """The whole line on real handwritten digits, in under three minutes."""

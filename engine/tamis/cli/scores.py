@@ -63,7 +63,7 @@ def score(
     json: Json = False,
 ) -> None:
     """Score every example: train networks on the bundle, watch, write a table."""
-    from tamis.atomic import refuse_existing
+    from tamis.atomic import refuse_existing, refuse_other_suffix
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
     from tamis.metrics.campaign import CampaignSettings
@@ -89,6 +89,7 @@ def score(
         seed=seed,
         loader=loader,
     )
+    refuse_other_suffix(out, ".parquet")
     refuse_existing(out, overwrite or append)
     opened = open_bundle(bundle)
     existing = read_score_table(out) if append and out.exists() else None
@@ -178,7 +179,7 @@ def embed(
     """Embeddings of every example in the bundle's order, float32 .npy."""
     import numpy as np
 
-    from tamis.atomic import atomic_path
+    from tamis.atomic import atomic_path, refuse_other_suffix
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
     from tamis.metrics.campaign import CampaignSettings, compute_embeddings
@@ -192,6 +193,7 @@ def embed(
         seed=seed,
         loader=loader,
     )
+    refuse_other_suffix(out, ".npy")
     opened = open_bundle(bundle)
     with show_progress() as progress, atomic_path(out, overwrite=overwrite) as partial:
         rows = compute_embeddings(opened, campaign, resolve_device(device), progress=progress)
@@ -210,17 +212,19 @@ def select(
     keep: Keep = None,
     prune: Prune = None,
     count: Count = None,
-    side: Side = "hard",
-    class_balance: ClassBalance = 0.0,
+    side: Side = None,
+    class_balance: ClassBalance = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Score table → kept ids."""
+    from tamis.atomic import refuse_other_suffix
     from tamis.score_table import read_score_table
     from tamis.selection import select as run
     from tamis.selection import write_selection
 
+    refuse_other_suffix(out, ".parquet")
     settings = selection_settings(metric, keep, prune, count, side, class_balance, seed)
     chosen = run(read_score_table(scores), settings)
     write_selection(chosen, out, overwrite=overwrite)
@@ -242,7 +246,7 @@ def select(
             "selection": out,
             "kept": f"{n_kept:,} of {chosen.n_total:,} examples"
             f" (keep {chosen.keep_fraction:.4g}, prune {1 - chosen.keep_fraction:.4g})",
-            "by": side if side == "random" else f"{metric}, the {side} side",
+            "by": "random" if side == "random" else f"{metric}, the {settings.side} side",
             "per class": f"{fewest:,} to {most:,}",
         }
     )
@@ -253,11 +257,13 @@ def selection_settings(
     keep: float | None,
     prune: float | None,
     count: int | None,
-    side: Literal["hard", "easy", "random"],
-    class_balance: float,
+    side: Literal["hard", "easy", "random"] | None,
+    class_balance: float | None,
     seed: int,
 ) -> SelectionSettings:
     """Selection options as the function takes them; ``--prune p`` is ``--keep 1-p``.
+
+    None stands for an option that was not given.
 
     Raises:
         UsageError: Options out of range or in contradiction.
@@ -281,4 +287,11 @@ def selection_settings(
                 do="pass for example --prune 0.3 (or --keep 0.7, which is the same)",
             )
         keep = 1 - prune
-    return SelectionSettings(metric, keep, count, side, class_balance, seed)
+    if side == "random" and metric is not None:
+        raise UsageError(
+            "--metric",
+            expected="none with --side random, which looks at no score",
+            found=metric,
+            do="leave one of the two out",
+        )
+    return SelectionSettings(metric, keep, count, side or "hard", class_balance or 0.0, seed)

@@ -14,8 +14,6 @@ from tamis.sweep.records import TrialRecord
 
 __all__ = ["AccuracyTable", "Cell", "Row", "summarise", "verdict", "write_csv"]
 
-_COMPARED = ("el2n", "forgetting")
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -113,17 +111,12 @@ def verdict(table: AccuracyTable) -> list[str]:
     decided = [(row, keep, d) for row, keep, d in compared if d.excludes_zero]
     better = [entry for entry in decided if entry[2].mean > 0]
     worse = [entry for entry in decided if entry[2].mean < 0]
-    named = [entry for entry in better if entry[0].metric in _COMPARED]
     sentences = []
-    if named:
-        sentences.append("Keeping the hardest beats random at " + _listed(named) + ".")
+    if better:
+        sentences.append("Keeping the hardest beats random at " + _listed(better) + ".")
     else:
-        sentences.append(
-            "Keeping the hardest by EL2N or forgetting beat random nowhere in this sweep."
-        )
-    others = [entry for entry in better if entry not in named]
-    if others:
-        sentences.append("So do other metrics: " + _listed(others) + ".")
+        metrics = " or ".join(dict.fromkeys(row.metric for row, _, _ in compared))
+        sentences.append(f"Keeping the hardest by {metrics} beat random nowhere in this sweep.")
     if worse:
         sentences.append("Keeping the hardest is worse than random at " + _listed(worse) + ".")
     sentences.append(

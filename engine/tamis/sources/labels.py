@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from tamis.errors import SourceError
+from tamis.errors import SourceError, first_line
 from tamis.sources.imagenet_labels import devkit_labels, imagenet_labels
 
 __all__ = ["class_index", "index_labels", "label_of", "read_classes", "read_labels"]
@@ -145,5 +145,5 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(
-            path, expected="a readable text file", found=str(error), do="check the path"
+            path, expected="a text file", found=first_line(error), do="check the path"
         ) from error

@@ -56,7 +56,16 @@ class _Kind:
 
 def _is_parquet(wanted: _Wanted) -> bool:
     path = wanted.path
-    return (path.suffix == ".parquet" and path.is_file()) or any(path.glob("*.parquet"))
+    if path.is_dir():
+        return any(path.glob("*.parquet"))
+    return path.suffix == ".parquet" and (path.is_file() or bool(_starred(path)))
+
+
+def _starred(path: Path) -> tuple[Path, ...]:
+    """The files that a path with * stands for, in the order of their names; none without one."""
+    if "*" not in path.name or path.exists():
+        return ()
+    return tuple(sorted(file for file in path.parent.glob(path.name) if file.is_file()))
 
 
 def _is_tar(wanted: _Wanted) -> bool:
@@ -64,14 +73,20 @@ def _is_tar(wanted: _Wanted) -> bool:
 
 
 def _has_shards(wanted: _Wanted) -> bool:
-    if has_braces(wanted.spec):
-        return not wanted.path.exists()
-    return wanted.path.is_dir() and bool(shards_in(wanted.path))
+    if wanted.path.is_dir():
+        return bool(shards_in(wanted.path))
+    if wanted.path.exists():
+        return False
+    return has_braces(wanted.spec) or (wanted.path.suffix == ".tar" and bool(_starred(wanted.path)))
 
 
 def _open_shards(wanted: _Wanted) -> Source:
-    braces = has_braces(wanted.spec)
-    files = expand_braces(wanted.spec) if braces else shards_in(wanted.path)
+    if wanted.path.is_dir():
+        files = shards_in(wanted.path)
+    elif has_braces(wanted.spec):
+        files = expand_braces(wanted.spec)
+    else:
+        files = _starred(wanted.path)
     return open_shards(files, classes=wanted.classes)
 
 
@@ -86,7 +101,12 @@ _KINDS = (
         lambda wanted: wanted.path.suffix == ".beton" and wanted.path.is_file(),
         lambda wanted: open_bundle_images(wanted.path, classes=wanted.classes),
     ),
-    _Kind(_is_parquet, lambda wanted: open_parquet(wanted.path, classes=wanted.classes)),
+    _Kind(
+        _is_parquet,
+        lambda wanted: open_parquet(
+            wanted.path, _starred(wanted.path) or None, classes=wanted.classes
+        ),
+    ),
     _Kind(
         lambda wanted: is_cifar(wanted.path),
         lambda wanted: open_cifar(wanted.path, part=wanted.part),
@@ -135,10 +155,11 @@ def open_source(
 
             - ``digits``, ``digits:train``, ``digits:test``
             - a folder of class folders, or of images with a label file
-            - a ``.parquet`` file or a folder of them
+            - a ``.parquet`` file, a folder of them, or ``train-*.parquet``
             - a ``.tar`` with class folders (``PATH.tar:FOLDER`` chooses the folder that holds
               them), of images with a label file, of class tars, or of WebDataset samples
-            - WebDataset shards: ``shard-{000..099}.tar`` or a folder of ``.tar`` files
+            - WebDataset shards: ``shard-{000..099}.tar``, ``shard-*.tar`` or a folder of
+              ``.tar`` files
             - CIFAR-10 or CIFAR-100, a folder or archive of its authors: ``PATH:train``,
               ``PATH:test``
             - MNIST-style IDX: a folder as ``PATH:train``, ``PATH:test``, or an images file
@@ -161,6 +182,13 @@ def open_source(
         if (kind.has_parts or part is None) and kind.fits(wanted):
             _check_options(kind, wanted)
             return kind.open(wanted)
+    if spec.startswith("digits:") and not Path(spec).exists():
+        raise SourceError(
+            spec,
+            expected=" or ".join(DIGITS_SPECS),
+            found="another part",
+            do="choose one of them",
+        )
     raise SourceError(
         spec,
         expected="class folders, .parquet, .tar, WebDataset shards, a .beton, CIFAR or MNIST"

@@ -121,8 +121,18 @@ def _groups_from(source: pq.ParquetFile, start: int) -> tuple[list[int], int]:
     return groups, skip
 
 
-def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> ParquetImages:
+def open_parquet(
+    path: Path,
+    files: tuple[Path, ...] | None = None,
+    *,
+    classes: tuple[str, ...] | None = None,
+) -> ParquetImages:
     """Read the schemas of one Parquet file or of a folder of them.
+
+    Args:
+        path: The file or the folder; what messages name.
+        files: The files of it, in order; None: all.
+        classes: Class names, for files that name none.
 
     Raises:
         SourceError: Not Parquet, schemas that differ, or no image and label columns.
@@ -130,14 +140,15 @@ def open_parquet(path: Path, *, classes: tuple[str, ...] | None = None) -> Parqu
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
+    if files is None:
+        files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
     splits = sorted({file.stem.partition("-")[0] for file in files} & _SPLITS)
     if len(splits) > 1:
         raise SourceError(
             path,
             expected="the files of one split",
             found=" and ".join(splits),
-            do=f"convert them one by one, e.g. {path}/{splits[0]}*.parquet in a folder of its own",
+            do=f"convert them one by one, e.g. '{files[0].parent}/{splits[0]}*.parquet'",
         )
     before, n_rows, first = [], 0, None
     for file in files:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 
-from tamis.errors import UsageError
+from tamis.errors import UsageError, first_line
 from tamis.metrics.registry import METRICS
 
 __all__ = ["SweepSpec", "read_sweep_spec"]
@@ -54,7 +56,7 @@ class SweepSpec(pydantic.BaseModel):
     @classmethod
     def _fractions(cls, value: list[float]) -> list[float]:
         if not all(0 < keep <= 1 for keep in value):
-            raise ValueError("each keep fraction must be 0 < keep ≤ 1, the share that is kept")
+            raise ValueError("keep fractions 0 < keep ≤ 1, the share that is kept")
         return value
 
     @pydantic.field_validator("metrics")
@@ -62,7 +64,7 @@ class SweepSpec(pydantic.BaseModel):
     def _known(cls, value: list[str]) -> list[str]:
         for name in value:
             if name not in METRICS:
-                raise ValueError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
+                raise ValueError(f"metrics among {', '.join(METRICS)}")
         return value
 
 
@@ -81,19 +83,43 @@ def read_sweep_spec(path: Path) -> SweepSpec:
         raise UsageError(
             path,
             expected="a YAML file",
-            found=str(error).replace("\n", " ") if path.exists() else "no file",
+            found=_yaml_problem(error) if isinstance(error, yaml.YAMLError) else first_line(error),
             do="see the README's sweep file",
         ) from error
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        known = ", ".join(SweepSpec.model_fields)
-        raise UsageError(
-            f"{path}: {where}",
-            expected=f"a sweep with the keys {known}",
-            found=f"{reprlib.repr(first['input'])} ({first['msg']})",
-            do="correct that key",
-        ) from error
+        raise _refusal(path, error) from error
     base = path.resolve().parent
     places = {key: base / getattr(spec, key) for key in ("train", "test", "scores")}
     return spec.model_copy(update=places)
+
+
+def _refusal(path: Path, error: pydantic.ValidationError) -> UsageError:
+    """The first problem of a sweep file; a misspelt key before the one that is missing for it."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    kind, place, given = (problems[0][part] for part in ("type", "loc", "input"))
+    keys = list(SweepSpec.model_fields)
+    if not place:
+        return UsageError(
+            path,
+            expected="keys and values, as 'seeds: 5'",
+            found=type(given).__name__,
+            do="see the README's sweep file",
+        )
+    name = str(place[0])
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(name, keys, n=1)
+        found = f"the unknown key {name}"
+        do = f"did you mean {near[0]}?" if near else "remove it"
+        return UsageError(path, expected=f"the keys {', '.join(keys)}", found=found, do=do)
+    if kind == "missing":
+        return UsageError(path, expected=f"the key {name}", found="none", do="add it")
+    expected = re.sub(r"^(Input should be|Value error,) ", "", problems[0]["msg"])
+    entry = "".join(f", entry {part + 1}" for part in place[1:] if isinstance(part, int))
+    return UsageError(
+        f"{path}: {name}{entry}", expected=expected, found=reprlib.repr(given), do="correct it"
+    )
+
+
+def _yaml_problem(error: Exception) -> str:
+    """YAML's complaint on one line, with the place."""
+    return " ".join(str(error).split())

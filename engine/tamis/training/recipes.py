@@ -5,13 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from tamis.errors import UsageError
 
 __all__ = ["RECIPES", "Recipe", "get_recipe"]
+
+
+_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (
+        ("resolution", "width", "epochs", "batch_size", "learning_rate"),
+        "more than 0",
+        lambda value: 0 < value < math.inf,
+    ),
+    (("warmup", "momentum"), "0 or more and less than 1", lambda value: 0 <= value < 1),
+    (("weight_decay", "translate"), "0 or more", lambda value: 0 <= value < math.inf),
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +56,16 @@ class Recipe:
     translate: int = 4
 
     def __post_init__(self) -> None:
-        positive = (self.resolution, self.width, self.epochs, self.batch_size, self.learning_rate)
-        shares = 0 <= self.warmup < 1 and 0 <= self.momentum < 1
-        finite = math.isfinite(self.learning_rate) and 0 <= self.weight_decay < math.inf
-        if min(positive) <= 0 or self.translate < 0 or not (shares and finite):
-            raise UsageError(
-                f"recipe {self.name}",
-                expected="positive sizes, epochs and rate; 0 ≤ warmup, momentum < 1; the rest ≥ 0",
-                found=json.dumps(asdict(self)),
-                do="correct the --set values",
-            )
+        for names, expected, fits in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if not fits(value):
+                    raise UsageError(
+                        f"recipe setting {name}",
+                        expected=expected,
+                        found=f"{value}",
+                        do="correct it",
+                    )
 
     @property
     def digest(self) -> str:
