@@ -204,6 +204,7 @@ def read_score_table(path: Path) -> ScoreTable:
 
     try:
         table = pq.read_table(path, partitioning=None)
+        table.validate(full=True)  # that paths are UTF-8
         metadata = table.schema.metadata or {}
         if b"tamis_bundle" not in metadata:
             raise ValueError("a Parquet file without a bundle digest")
@@ -216,6 +217,8 @@ def read_score_table(path: Path) -> ScoreTable:
         ids = table["example_id"].cast(pa.int64()).to_numpy()
         if table["example_id"].null_count or not len(ids) or n_repeated(ids):
             raise ValueError("repeated, missing or no example ids")
+        if table["label"].null_count:
+            raise ValueError("missing labels")
         return ScoreTable(
             metadata[b"tamis_bundle"].decode(),
             ids,

@@ -245,6 +245,8 @@ def _read_parquet_ids(path: Path, bundle: Bundle) -> NDArray[np.int64]:
         if table.column_names != ["example_id"]:
             others = [name for name in table.column_names if name != "example_id"]
             raise ValueError(f"a table with the columns {', '.join(others)[:80]}, a score table?")
+        if table["example_id"].null_count:
+            raise ValueError("missing ids")
         ids = table["example_id"].cast(pa.int64()).to_numpy()
     except (pa.ArrowException, KeyError) as error:
         raise ValueError(str(error)) from error

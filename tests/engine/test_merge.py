@@ -81,6 +81,16 @@ def test_sharding_refuses(digits_bundle: Path, tmp_path: Path) -> None:
     assert len(shard(parent, tmp_path, 2, overwrite=True).files) == 2
 
 
+def test_shards_of_another_split_are_not_mixed_in(digits_bundle: Path, tmp_path: Path) -> None:
+    parent = open_bundle(digits_bundle)
+    (tmp_path / "digits-of-mine.beton").touch()
+    shard(parent, tmp_path, 3)
+    with pytest.raises(UsageError, match=r"split into 2, found digits-00000-of-00003\.beton"):
+        shard(parent, tmp_path, 2)
+    assert len(list(tmp_path.iterdir())) == 4
+    shard(parent, tmp_path, 3, overwrite=True)
+
+
 # ---- merge
 
 

@@ -255,6 +255,10 @@ def test_train_and_test_files_are_not_one_set(tmp_path: Path) -> None:
         pq.write_table(hugging_face_table([0, 1]), tmp_path / f"{split}-00000-of-00001.parquet")
     with pytest.raises(SourceError, match="expected the files of one split, found test and train"):
         open_source(str(tmp_path))
+    source = open_source(str(tmp_path / "train-*.parquet"))
+    assert source.describe()["files"] == ["train-00000-of-00001.parquet"]
+    with pytest.raises(SourceError, match="found nothing there"):
+        open_source(str(tmp_path / "valid-*.parquet"))
 
 
 def test_a_class_list_does_not_rename_labels(tmp_path: Path) -> None:
@@ -303,6 +307,11 @@ def test_unusable_parquet(tmp_path: Path) -> None:
     (tmp_path / "c.parquet").write_bytes(b"PAR1 or so")
     with pytest.raises(SourceError, match=r"c\.parquet: expected a Parquet file"):
         open_parquet(tmp_path / "c.parquet")
+    path = pa.array([b"\xff.png"]).view(pa.string())
+    image = pa.StructArray.from_arrays([pa.array([b""]), path], ["bytes", "path"])
+    pq.write_table(pa.table({"image": image, "label": [0]}), tmp_path / "d.parquet")
+    with pytest.raises(SourceError, match=r"d\.parquet: expected sound Parquet pages, .*UTF8"):
+        list(open_parquet(tmp_path / "d.parquet").items())
 
 
 @pytest.mark.real_data

@@ -51,7 +51,7 @@ def shards(folder: Path, sizes: tuple[int, ...] = (3, 2, 4)) -> list[tuple[str, 
 # ---- shards
 
 
-@pytest.mark.parametrize("spec", ["{}", "{}/", "{}/shard-{{000..002}}.tar"])
+@pytest.mark.parametrize("spec", ["{}", "{}/", "{}/shard-{{000..002}}.tar", "{}/*.tar"])
 def test_shards(tmp_path: Path, spec: str) -> None:
     expected = shards(tmp_path / "set")
     (tmp_path / "set" / "index.json").write_text("{}")

@@ -66,17 +66,23 @@ def bench(
 
 def _print(rows: list[Row], environment: dict[str, object]) -> None:
     print_table(
-        ["work", "tamis", "peer", "", "ratio", "goal"],
+        ["work", "tamis", "", "peer", "", "ratio", "goal"],
         [
             (
                 row.name,
-                f"{row.value:,.4g} {row.unit}",
+                _number(row.value),
+                row.unit,
                 row.peer or "",
-                "" if row.peer_value is None else f"{row.peer_value:,.4g}",
+                "" if row.peer_value is None else _number(row.peer_value),
                 "" if row.ratio is None else f"{row.ratio:.2f}",
-                "" if row.goal is None else f"{row.goal:g} {'✓' if row.met else 'missed'}",
+                "" if row.goal is None else f"{_number(row.goal)} {'✓' if row.met else 'missed'}",
             )
             for row in rows
         ],
     )
     print(", ".join(f"{name} {value}" for name, value in environment.items()))
+
+
+def _number(value: float) -> str:
+    """Three digits at least; no exponents."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

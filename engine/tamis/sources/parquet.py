@@ -80,7 +80,10 @@ class ParquetImages:
         import pyarrow as pa
 
         try:
-            return next(batches, None)
+            rows = next(batches, None)
+            if rows is not None:
+                rows.validate(full=True)  # that paths are UTF-8
+            return rows
         except (pa.ArrowException, OSError) as error:
             raise SourceError(
                 file,
@@ -155,7 +158,7 @@ def open_parquet(
         try:
             with pq.ParquetFile(file) as source:
                 schema, rows = source.schema_arrow, source.metadata.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise SourceError(
                 file,
                 expected="a Parquet file",

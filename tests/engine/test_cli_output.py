@@ -1,0 +1,64 @@
+"""What people read: sizes, progress in logs, provenance."""
+
+from __future__ import annotations
+
+import pytest
+
+from tamis.cli.bundles import _provenance
+from tamis.cli.output import show_progress, size_text
+from tamis.manifest import Manifest, Parent
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0.0 kB"),
+        (340_700, "340.7 kB"),
+        (1_000_000, "1.00 MB"),
+        (2.5e9, "2.50 GB"),
+        (1.5e12, "1,500.00 GB"),
+    ],
+)
+def test_sizes(n_bytes: float, text: str) -> None:
+    assert size_text(n_bytes) == text
+
+
+def test_a_log_gets_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0, 10, 31, 40, 62])
+    monkeypatch.setattr("tamis.cli.output.time.monotonic", lambda: next(clock))
+    with show_progress() as progress, progress.task("score", 4000) as advance:
+        for _ in range(4):
+            advance(310)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "tamis: score: 620 of 4,000, 20/s",
+        "tamis: score: 1,240 of 4,000, 20/s",
+    ]
+
+
+def test_provenance_tells_siblings_from_ancestors() -> None:
+    a, b = Parent("xxh3:a", 5, "a.beton", False), Parent("xxh3:b", 5, "b.beton", False)
+    whole = Parent("xxh3:w", 10, "whole.beton", True)
+    bundles = [{"path": parent.path} for parent in (a, b)]
+    merged = Manifest("merge", {"bundles": bundles, "renumber": False}, parents=(a, b, whole))
+    assert _provenance(merged) == {
+        "made by": "tamis merge (0.1.0)",
+        "settings": "renumber False",
+        "from": "a.beton, b.beton",
+        "ancestors": "whole.beton",
+    }
+    skipped = ({"path": "x.jpg", "reason": "no image"}, {"path": "y.jpg", "reason": "a bomb"})
+    settings = {
+        "source": {"kind": "image folder", "name": "train"},
+        "quality": 90,
+        "max_side": None,
+    }
+    assert _provenance(Manifest("convert", settings, skipped=skipped)) == {
+        "made by": "tamis convert (0.1.0)",
+        "settings": "source image folder train, quality 90",
+        "skipped": "x.jpg: no image and 1 more (--json lists all)",
+    }
+    assert _provenance(None) == {"made by": "plain FFCV (no trailer)"}
