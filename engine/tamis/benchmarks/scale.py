@@ -81,16 +81,16 @@ def bench_scale(
                     start = first.setdefault(command, rate)
                     rows.append(
                         Row(
-                            f"{command}, {size:,} examples",
+                            f"{command} {size:,}",
                             rate,
                             "examples/s",
-                            f"{sizes[0]:,} examples",
+                            f"at {sizes[0]:,}",
                             start,
                             rate / start,
                         )
                     )
                     memory = Row(
-                        f"{command}, {size:,} examples", cost.peak_bytes / 1e6, "MB at peak"
+                        f"{command} {size:,}", cost.peak_bytes / 1e6, "MB at peak"
                     )
                     rows.append(memory)
     return rows
