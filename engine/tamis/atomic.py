@@ -63,7 +63,7 @@ def refuse_other_suffix(path: Path, suffix: str) -> None:
             path,
             expected=f"a name that ends in {suffix}, which is what is written",
             found=path.suffix or "none",
-            do=f"name it {path.with_suffix(suffix).name}",
+            do=f"name it {path.stem or 'out'}{suffix}",
         )
 
 

@@ -5,7 +5,8 @@
     TamisError                 wrong usage or unusable input: exit code 2
     ├── UsageError             options that contradict each other or are out of range
     ├── SourceError            images that cannot be read or labelled
-    ├── BundleError            a file that is not a sound bundle
+    ├── BundleError            a file that is not a bundle that can be used here
+    │   └── DamagedBundleError a bundle that contradicts itself
     ├── ScoreTableError        a score table that does not fit
     ├── DependencyError        an optional package that is missing, or two that exclude each other
     └── WorkFailedError        the work itself failed: exit code 1
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "BundleError",
+    "DamagedBundleError",
     "DependencyError",
     "ImageError",
     "ScoreTableError",
@@ -25,6 +27,7 @@ __all__ = [
     "UsageError",
     "WorkFailedError",
     "first_line",
+    "printable",
 ]
 
 
@@ -43,7 +46,7 @@ class TamisError(Exception):
     def __init__(self, subject: object, *, expected: str, found: str, do: str) -> None:
         self.subject, self.expected, self.found, self.do = str(subject), expected, found, do
         line = f"{subject}: expected {expected}, found {found}; {do}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions are pickled by their arguments; a worker's error keeps its four parts.
@@ -68,6 +71,10 @@ class BundleError(TamisError):
     """A file that is not a sound bundle, or not the one that was asked for."""
 
 
+class DamagedBundleError(BundleError):
+    """A bundle whose structure contradicts itself, or a file that is none."""
+
+
 class ScoreTableError(TamisError):
     """A score table or selection that is unreadable or belongs to another bundle."""
 
@@ -86,12 +93,20 @@ def first_line(error: BaseException) -> str:
     """What a foreign exception says, as one short line; its type where it says nothing."""
     if isinstance(error, FileNotFoundError):
         return "no file"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
     if isinstance(error, UnicodeDecodeError):
-        return "bytes that are not UTF-8 text"
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+        return f"bytes that are not {error.encoding.upper()} text"
+    says = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = says.split("\n")
+    return next((line.strip()[:200] for line in lines if line.strip()), type(error).__name__)
+
+
+def printable(text: str) -> str:
+    """Text from files, with what would move a cursor or break a line escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 class ImageError(ValueError):

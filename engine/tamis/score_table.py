@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.arrays import n_repeated
-from tamis.atomic import atomic_path
+from tamis.atomic import atomic_path, refuse_other_suffix
 from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, first_line
 
@@ -172,11 +172,12 @@ def write_score_table(table: ScoreTable, out: Path, *, overwrite: bool = False) 
     """Write a table atomically as Parquet.
 
     Raises:
-        UsageError: ``out`` exists, or its folder does not.
+        UsageError: ``out`` exists, its folder does not, or it does not end in .parquet.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    refuse_other_suffix(out, ".parquet")
     fields = [
         pa.field("example_id", pa.int64()),
         pa.field("path", pa.string()),
@@ -230,6 +231,6 @@ def read_score_table(path: Path) -> ScoreTable:
         raise ScoreTableError(
             path,
             expected="a score table",
-            found=first_line(error) if path.exists() else "no file",
+            found=first_line(error),
             do="write one with: tamis score BUNDLE SCORES.parquet",
         ) from error

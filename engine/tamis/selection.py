@@ -217,7 +217,7 @@ def read_selected_ids(path: Path, bundle: Bundle) -> NDArray[np.int64]:
         raise ScoreTableError(
             path,
             expected="a selection: .parquet from tamis select, .npy of ids, or text of paths",
-            found=first_line(error) if path.exists() else "no file",
+            found=first_line(error),
             do="write one with: tamis select SCORES KEPT.parquet",
         ) from error
 

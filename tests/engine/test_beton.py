@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from tamis.bundles.layout import ALLOCATION, DESCRIPTOR, HEADER, FieldType, meta
 from tamis.bundles.opening import open_bundle
 from tamis.bundles.settings import ConvertSettings
 from tamis.bundles.trailer import FOOTER_SIZE, Trailer, decode_trailer, encode_trailer
-from tamis.errors import BundleError
+from tamis.errors import BundleError, DamagedBundleError
 from tamis.manifest import Manifest, Parent
 from tamis.sources.image_folder import open_image_folder
 
@@ -455,6 +456,21 @@ def test_a_flipped_bit_in_the_trailer_is_seen_or_harmless(
             file.seek(at)
             file.write(data[at : at + 1])
     assert unseen == [], f"{len(unseen)} of {(blob + FOOTER_SIZE) // 2} flips"
+
+
+def test_tables_longer_than_the_examples_are_not_read(
+    tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    path = tmp_path / "sparse.beton"
+    path.write_bytes(files["samples"])
+    with path.open("r+b") as file:  # holes cost its maker nothing
+        file.truncate(len(files["samples"]) + ALLOCATION.itemsize * 50_000_000)
+    tracemalloc.start()
+    with pytest.raises(DamagedBundleError, match="expected 9 allocations, found 50000009 of them"):
+        open_bundle(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize("version", [0, 1, 3])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tamis.cli.bundles import _provenance
-from tamis.cli.output import show_progress, size_text
+from tamis.cli.output import pairs, show_progress, size_text
+from tamis.errors import UsageError, first_line
 from tamis.manifest import Manifest, Parent
 
 
@@ -61,4 +62,41 @@ def test_provenance_tells_siblings_from_ancestors() -> None:
         "settings": "source image folder train, quality 90",
         "skipped": "x.jpg: no image and 1 more (--json lists all)",
     }
+    one, two = Parent("xxh3:1", 9, "train.beton", False), Parent("xxh3:2", 9, "train.beton", True)
+    found = _provenance(Manifest("cut", {"files": list("abcdefghij")}, parents=(one, two)))
+    assert (found["from"], found["ancestors"]) == ("train.beton", "train.beton")
+    assert found["settings"] == "files a, b, c, d, e, f, g, h, … (10)"
     assert _provenance(None) == {"made by": "plain FFCV (no trailer)"}
+
+
+@pytest.mark.parametrize("bundles", [5, None, ["a"], [{}], [{"path": 3}], {"path": "x"}])
+def test_a_stranger_s_manifest_may_say_anything(
+    bundles: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"bundles": bundles, "x": "\ud800", "y": "\x1b[2J\nmade by  tamis convert"}
+    found = _provenance(Manifest("merge", settings, skipped=({},)))
+    pairs(found)
+    out = capsys.readouterr().out
+    assert "\\ud800, y \\x1b[2J\\nmade by" in out
+    assert out.count("\n") == len(found)
+    assert "skipped   ?: ?" in out
+
+
+def test_errors_do_not_move_the_cursor() -> None:
+    error = UsageError("a\x1b]0;owned\x07.jpg", expected="b\n", found="\udcff", do="ä")
+    assert str(error) == "a\\x1b]0;owned\\x07.jpg: expected b , found \\udcff; ä"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "x"), "no file"),
+        (OSError(5, "Input/output error\nand more"), "Input/output error"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "bytes that are not UTF-8 text"),
+        (ValueError("\nfoo"), "foo"),
+        (ValueError("x" * 300), "x" * 200),
+        (EOFError(), "EOFError"),
+    ],
+)
+def test_first_lines(error: Exception, says: str) -> None:
+    assert first_line(error) == says

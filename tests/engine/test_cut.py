@@ -257,17 +257,50 @@ def test_gathering_in_short_steps(
 
 
 @pytest.mark.parametrize("group", [1, 2, 7, 1000])
+@pytest.mark.parametrize("n_bytes", [1000, 5000, 100_000])  # records have about 3,000
+@pytest.mark.parametrize("gap", [0, 10_000])
 def test_gathering_in_groups_of_any_size(
-    ffcv_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+    ffcv_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    group: int,
+    n_bytes: int,
+    gap: int,
 ) -> None:
     monkeypatch.setattr(copying, "_GATHER", group)
+    monkeypatch.setattr(copying, "_GATHER_BYTES", n_bytes)
     monkeypatch.setattr(copying, "_COPY_BYTES", 100_000)
+    monkeypatch.setattr(copying, "_READ_GAP", gap)
     parent = open_bundle(ffcv_folder / "pages.beton")
     keep = np.random.default_rng(1).permutation(250)[:201]
     cut(parent, tmp_path / "x.beton", keep, order="ids")
     child = open_bundle(tmp_path / "x.beton")
     assert child.example_ids.tolist() == keep.tolist()
     assert {i: contents(parent)[i] for i in keep.tolist()} == contents(child)
+
+
+@pytest.mark.parametrize("gap", [0, 3, 50, 10_000])
+def test_stretches_hold_every_run_and_little_else(
+    monkeypatch: pytest.MonkeyPatch, gap: int
+) -> None:
+    monkeypatch.setattr(copying, "_READ_GAP", gap)
+    rng = np.random.default_rng(gap)
+    starts = rng.choice(5000, 60, replace=False)
+    runs = np.stack([starts, np.arange(60), rng.integers(1, 90, 60)], axis=1)  # some overlap
+    wanted = np.zeros(6000, bool)
+    for start, _, size in runs.tolist():
+        wanted[start : start + size] = True
+    found = copying._stretches(runs).tolist()
+    read = np.zeros(6000, bool)
+    for start, end in found:
+        assert wanted[start]
+        assert wanted[end - 1]
+        read[start:end] = True
+    assert read[wanted].all()
+    # What is read besides lies in gaps of at most so many bytes; longer ones are left out.
+    edges = np.flatnonzero(np.diff(np.concatenate([[1], wanted[: starts.max()], [1]])))
+    gaps = [(a, b) for a, b in edges.reshape(-1, 2).tolist() if a > starts.min()]
+    assert all(read[a:b].all() == (b - a <= gap) for a, b in gaps)
 
 
 @pytest.mark.parametrize("call", ["copy_file_range", "pwritev"])

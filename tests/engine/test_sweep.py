@@ -162,10 +162,10 @@ def test_a_failing_trial_leaves_no_record_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": "[0.5, 0.0]"}, "keep: expected keep fractions 0 < keep ≤ 1"),
-        ({"keep": "[1.5]"}, "0 < keep ≤ 1"),
-        ({"metrics": "[el3n]"}, "metrics: expected metrics among random, loss.*, found .*el3n"),
-        ({"metrics": "[]"}, "metrics: "),
+        ({"keep": "[0.5, 0.0]"}, "keep, entry 2: expected greater than 0, found 0.0"),
+        ({"keep": "[1.5]"}, "keep, entry 1: expected less than or equal to 1, found 1.5"),
+        ({"metrics": "[random, el3n]"}, "metrics, entry 2: expected random or .*, found 'el3n'"),
+        ({"metrics": "[]"}, "metrics: expected at least one entry"),
         ({"side": "[middle]"}, "side, entry 1: expected 'hard' or 'easy', found 'middle'"),
         ({"seeds": "0"}, "seeds: expected greater than or equal to 1, found 0"),
         (
@@ -175,6 +175,11 @@ def test_a_failing_trial_leaves_no_record_and_the_others_go_on(
         ({"budget": "hours"}, "budget, entry 1: expected 'steps' or 'epochs', found 'hours'"),
         ({"metrics": "[random]", "seed": "5"}, "unknown key seed; did you mean seeds?"),
         ({"train": "[1, 2"}, "expected a YAML file"),
+        ({"train": ""}, "train: expected a path, found None"),
+        ({"set": "{1: 2}"}, "set: expected a valid string"),
+        ({"5": "3"}, "expected keys and values, as 'seeds: 5', found 5"),
+        ({"recipe": "2020-13-45"}, "expected a YAML file, found month must be in 1..12"),
+        ({"seeds": "9" * 5000}, "expected a YAML file, found Exceeds the limit"),
     ],
 )
 def test_wrong_sweep_files_name_the_key(

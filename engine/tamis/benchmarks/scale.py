@@ -89,9 +89,7 @@ def bench_scale(
                             rate / start,
                         )
                     )
-                    memory = Row(
-                        f"{command} {size:,}", cost.peak_bytes / 1e6, "MB at peak"
-                    )
+                    memory = Row(f"{command} {size:,}", cost.peak_bytes / 1e6, "MB at peak")
                     rows.append(memory)
     return rows
 

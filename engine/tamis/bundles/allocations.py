@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.bundles.layout import ALLOCATION, JPEG_MODE, RAW_MODE, Field, FieldType
-from tamis.errors import BundleError
+from tamis.errors import DamagedBundleError
 
 __all__ = ["check_extents", "damaged", "read_extents"]
 
 
-def damaged(path: Path, expected: str, found: str) -> BundleError:
+def damaged(path: Path, expected: str, found: str) -> DamagedBundleError:
     """The error for a file that contradicts itself."""
-    return BundleError(
+    return DamagedBundleError(
         path,
         expected=expected,
         found=found,
@@ -36,18 +36,16 @@ def read_extents(
         path: The file, for messages.
         fields: The fields of every example.
         metadata: (n,) FFCV's metadata table.
-        allocations: FFCV's allocation table.
+        allocations: FFCV's allocation table, as many rows as there are payloads.
 
     Returns:
         (n, payload fields, 2) int64.
 
     Raises:
-        BundleError: The tables contradict each other.
+        DamagedBundleError: The tables contradict each other.
     """
     payload = [(i, kind) for i, kind in enumerate(fields) if kind.has_payload]
     pointers = np.empty((len(metadata), len(payload)), np.uint64)
-    if len(allocations) != pointers.size:
-        raise damaged(path, f"{pointers.size} allocations", f"{len(allocations)} of them")
     for column, (index, kind) in enumerate(payload):
         pointers[:, column] = kind.pointers(metadata[f"f{index}"])
     in_order = _sizes_in_order(allocations, pointers)
@@ -147,7 +145,7 @@ def check_extents(
         page_size: Bytes.
 
     Raises:
-        BundleError: One does not.
+        DamagedBundleError: One does not.
     """
     offsets, sizes = extents[..., 0], extents[..., 1]
     held = sizes > 0

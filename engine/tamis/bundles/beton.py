@@ -26,6 +26,7 @@ from tamis.bundles.layout import (
     metadata_dtype,
     parse_fields,
 )
+from tamis.bundles.plain_parquet import trailer_limit
 from tamis.bundles.trailer import FOOTER_SIZE, MAGIC, Trailer, decode_trailer
 from tamis.errors import BundleError
 from tamis.memory import release_unused
@@ -59,7 +60,10 @@ def open_beton(path: Path | str) -> Bundle:
             )
         metadata = _table(path, file, fields_end, dtype, n_examples)
         metadata.setflags(write=False)
+        n_payloads = n_examples * sum(field.has_payload for field in fields)
         n_allocations = (stat.st_size - alloc_ptr) // ALLOCATION.itemsize
+        if n_allocations != n_payloads:  # said before memory is taken for them
+            raise damaged(path, f"{n_payloads} allocations", f"{n_allocations} of them")
         extents = read_extents(
             path, fields, metadata, _table(path, file, alloc_ptr, ALLOCATION, n_allocations)
         )
@@ -162,7 +166,7 @@ def _read_trailer(
         return None, alloc_ptr
     length, checksum = struct.unpack("<QQ", footer[:16])
     start = blob_end - length
-    if start < metadata_end:
+    if start < metadata_end or length > trailer_limit(n_examples):
         raise damaged(path, "a trailer inside the file", f"a trailer of {length} bytes")
     blob = _bytes(path, file, start, length)  # what is checked is what is decoded
     if xxhash.xxh3_64_intdigest(blob) != checksum:

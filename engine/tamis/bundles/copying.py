@@ -24,9 +24,9 @@ from tamis.progress import Advance
 __all__ = ["copy_runs", "merge_runs"]
 
 _LONG_RUN = 64 << 10  # mean bytes of a run from which the kernel's copy is the faster one
-_COPY_BYTES = 64 << 20  # a group of runs
-_GATHER = 1000  # runs a call; the system's limit is 1024
-_DENSE = 4  # a stretch of so many times the bytes wanted from it is worth mapping whole
+_COPY_BYTES = 64 << 20  # a group of long runs, and how far the disk is asked to read ahead
+_GATHER = 1000  # short runs a call; the system's limit is 1024
+_GATHER_BYTES = 8 << 20  # their pages count as the process's memory while they are written
 _POPULATE_READ = 22  # MADV_POPULATE_READ, which Python's mmap does not name
 _WRITE_OUT_BYTES = 8 << 20
 _READ_GAP = 64 << 10  # reading on over so few bytes is cheaper than asking twice
@@ -84,7 +84,7 @@ def _copy_long(
     """Copy inside the kernel; False where the file system cannot, before anything is copied."""
     done = 0
     write_out = _WriteOut(target, int(runs[0, 1]))
-    for group in _read_ahead(parent, _groups(runs, len(runs))):
+    for group in _read_ahead(parent, _groups(runs, len(runs), _COPY_BYTES)):
         for source, place, length in group.tolist():
             while length:
                 try:
@@ -112,16 +112,15 @@ def _gather(
     data = mmap.mmap(parent, bundle.identity[2], prot=mmap.PROT_READ)
     view = memoryview(data)
     write_out = _WriteOut(target, int(runs[0, 1]))
-    for group in _read_ahead(parent, _groups(runs, _GATHER)):
+    short = _split(runs, _GATHER_BYTES)
+    for group in _read_ahead(parent, _groups(short, _GATHER, _GATHER_BYTES)):
+        _map_in(data, group)
         starts, ends = group[:, 0], group[:, 0] + group[:, 2]
-        low, high, n_bytes = int(starts.min()), int(ends.max()), int(group[:, 2].sum())
-        low -= low % mmap.PAGESIZE
-        if high - low <= _DENSE * n_bytes:
-            _map_in(data, low, high - low)
         slices = [view[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        _write_all(bundle, target, slices, int(group[0, 1]), n_bytes, advance)
+        _write_all(bundle, target, slices, int(group[0, 1]), int(group[:, 2].sum()), advance)
         # Pages of a map count as the process's memory until it says that it is done with them.
-        data.madvise(mmap.MADV_DONTNEED, low, high - low)
+        low = int(starts.min()) // mmap.PAGESIZE * mmap.PAGESIZE
+        data.madvise(mmap.MADV_DONTNEED, low, int(ends.max()) - low)
         write_out.up_to(int(group[-1, 1] + group[-1, 2]))
 
 
@@ -142,18 +141,35 @@ class _WriteOut:
             self._begun = end
 
 
-def _map_in(data: mmap.mmap, start: int, length: int) -> None:
-    """Map pages in one call instead of a fault for every few: half of the time of small runs."""
+def _map_in(data: mmap.mmap, group: NDArray[np.int64]) -> None:
+    """Map pages by the stretch instead of a fault for every few: half of the time of small runs."""
+    stretches = _stretches(group)
+    if 2 * len(stretches) > len(group):
+        return  # far apart: as many calls as faults
     # A system older than Linux 5.14 does not know the call, and a file cut short is noticed when
     # the bytes are written.
     with suppress(OSError):
-        data.madvise(_POPULATE_READ, start, length)
+        for start, end in stretches.tolist():
+            start -= start % mmap.PAGESIZE
+            data.madvise(_POPULATE_READ, start, end - start)
 
 
-def _groups(runs: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
-    """Runs that lie next to each other in the target: at most ``most``, and 64 MiB, at a time."""
+def _split(runs: NDArray[np.int64], n_bytes: int) -> NDArray[np.int64]:
+    """Runs of at most so many bytes."""
+    n_parts = -(-runs[:, 2] // n_bytes)
+    if n_parts.max() == 1:
+        return runs
+    parts = np.repeat(runs, n_parts, axis=0)
+    number = np.arange(len(parts)) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
+    parts[:, :2] += (number * n_bytes)[:, None]
+    parts[:, 2] = np.minimum(parts[:, 2] - number * n_bytes, n_bytes)
+    return parts
+
+
+def _groups(runs: NDArray[np.int64], most: int, n_bytes: int) -> Iterator[NDArray[np.int64]]:
+    """Runs that lie next to each other in the target, at most so many and about so many bytes."""
     after_gap = np.flatnonzero(runs[1:, 1] != runs[:-1, 1] + runs[:-1, 2]) + 1
-    after_bytes = np.flatnonzero(np.diff(np.cumsum(runs[:, 2]) // _COPY_BYTES)) + 1
+    after_bytes = np.flatnonzero(np.diff(np.cumsum(runs[:, 2]) // n_bytes)) + 1
     edges = np.unique(np.concatenate([[0], after_gap, after_bytes, [len(runs)]])).tolist()
     for first, last in pairwise(edges):
         for start in range(first, last, most):
@@ -181,15 +197,19 @@ def _ask_for(parent: int, group: NDArray[np.int64]) -> None:
         # Fails at once where the page is not in memory.
         os.preadv(parent, [bytearray(1)], middle, os.RWF_NOWAIT)
     except BlockingIOError:
-        by_place = group[np.argsort(group[:, 0], kind="stable")]
-        ends = by_place[:, 0] + by_place[:, 2]
-        breaks = np.flatnonzero(by_place[1:, 0] - ends[:-1] > _READ_GAP)
-        first = by_place[np.concatenate([[0], breaks + 1]), 0].tolist()
-        last = ends[np.concatenate([breaks, [len(group) - 1]])].tolist()
-        for start, end in zip(first, last, strict=True):
+        for start, end in _stretches(group).tolist():
             os.posix_fadvise(parent, start, end - start, os.POSIX_FADV_WILLNEED)
     except OSError:
         return  # a file system that cannot tell
+
+
+def _stretches(group: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(k, 2) int64 first bytes and ends: runs that lie close together in the source are one."""
+    by_place = group[np.argsort(group[:, 0], kind="stable")]
+    ends = np.maximum.accumulate(by_place[:, 0] + by_place[:, 2])
+    breaks = np.flatnonzero(by_place[1:, 0] - ends[:-1] > _READ_GAP)
+    first = by_place[np.concatenate([[0], breaks + 1]), 0]
+    return np.stack([first, ends[np.concatenate([breaks, [len(group) - 1]])]], axis=1)
 
 
 def _write_all(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.errors import BundleError, first_line
+from tamis.errors import BundleError, DamagedBundleError, first_line
 
 __all__ = [
     "ALLOCATION",
@@ -120,7 +120,7 @@ class Field:
             if size > MAX_PAGE_SIZE * 2:
                 raise ValueError(f"arrays of {size} bytes")
         except (ValueError, TypeError, RecursionError) as error:
-            raise BundleError(
+            raise DamagedBundleError(
                 f"field {self.name!r}",
                 expected="an array shape and dtype in its descriptor",
                 found=first_line(error),
@@ -186,7 +186,7 @@ def parse_fields(descriptors: NDArray[Any], subject: object) -> tuple[Field, ...
         fields.append(Field(name, FieldType(type_id), row.tobytes()))
     names = [field.name for field in fields]
     if not names or len(set(names)) < len(names):
-        raise BundleError(
+        raise DamagedBundleError(
             subject,
             expected="at least one field and distinct field names",
             found=f"{names}",

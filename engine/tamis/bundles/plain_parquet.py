@@ -13,7 +13,7 @@ from typing import Any
 
 from tamis.thrift import ThriftReader
 
-__all__ = ["MANIFEST_BYTES", "check_plain_parquet", "column_limit"]
+__all__ = ["MANIFEST_BYTES", "check_plain_parquet", "column_limit", "trailer_limit"]
 
 # What the columns of n examples may decode to: 1 MiB and 1 KiB an example, nearly all of it path.
 _COLUMN_BYTES, _COLUMN_BYTES_PER_EXAMPLE = 1 << 20, 1 << 10
@@ -27,6 +27,11 @@ _COLUMNS = [(b"example_id", _INT64), (b"path", _BYTE_ARRAY), (b"checksum", _INT6
 def column_limit(n_examples: int) -> int:
     """The most bytes that the columns of a trailer may decode to."""
     return _COLUMN_BYTES + _COLUMN_BYTES_PER_EXAMPLE * n_examples
+
+
+def trailer_limit(n_examples: int) -> int:
+    """The most bytes that a trailer may take in the file; compression may add a little."""
+    return MANIFEST_BYTES + 2 * column_limit(n_examples)
 
 
 def check_plain_parquet(data: memoryview, n_examples: int) -> dict[bytes, bytes]:

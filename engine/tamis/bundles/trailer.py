@@ -17,7 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tamis.bundles.plain_parquet import MANIFEST_BYTES, check_plain_parquet, column_limit
-from tamis.errors import BundleError, first_line
+from tamis.errors import BundleError, DamagedBundleError, first_line
 from tamis.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FOOTER_SIZE", "MAGIC", "Trailer", "decode_trailer", "encode_trailer"]
 
-MAGIC = b"TAMIS\x00\x00\x02"  # the last byte is the version
+MAGIC = b"TAMIS\x00\x00\x02"  # the last byte is the version: since 2 the digest covers sizes
 FOOTER_SIZE = 16 + len(MAGIC)
 _ROWS_AT_ONCE = 1 << 16
 
@@ -112,7 +112,7 @@ def decode_trailer(data: bytes | memoryview, n_examples: int, subject: object) -
     except MemoryError:  # Arrow's own is an ArrowException too
         raise
     except (pa.ArrowException, ValueError, KeyError, OSError) as error:
-        raise BundleError(
+        raise DamagedBundleError(
             subject,
             expected="a sound trailer (example ids, paths, checksums)",
             found=first_line(error),

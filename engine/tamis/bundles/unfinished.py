@@ -22,7 +22,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tamis.atomic import put_in_place, refuse_existing
-from tamis.errors import UsageError, WorkFailedError
+from tamis.errors import UsageError, WorkFailedError, first_line
 
 __all__ = ["ROW", "Block", "Journal", "left_behind", "unfinished"]
 
@@ -215,7 +215,7 @@ def _stopped(out: Path, error: OSError, holds_work: bool) -> WorkFailedError:
     return WorkFailedError(
         out,
         expected="to write it",
-        found=error.strerror or str(error),
+        found=first_line(error),
         do="check permissions and free space"
         + (", then run the same command with --resume" if holds_work else ""),
     )

@@ -26,7 +26,7 @@ from tamis.atomic import atomic_path
 from tamis.bundles.assembly import refuse_inputs
 from tamis.bundles.beton import open_beton
 from tamis.bundles.bundle import Bundle
-from tamis.errors import BundleError, first_line
+from tamis.errors import BundleError, DamagedBundleError, first_line
 from tamis.manifest import Manifest
 
 __all__ = ["MAGIC", "open_virtual", "restrict", "write_virtual"]
@@ -171,8 +171,8 @@ def _parent_path(path: Path, reference: _Reference) -> Path:
     )
 
 
-def _damaged(path: Path, found: str) -> BundleError:
-    return BundleError(
+def _damaged(path: Path, found: str) -> DamagedBundleError:
+    return DamagedBundleError(
         path,
         expected="a virtual bundle",
         found=found,

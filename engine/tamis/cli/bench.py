@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tamis.cli.options import Json
-from tamis.cli.output import print_json, print_table, show_progress
+from tamis.cli.output import number_text, print_json, print_table, show_progress
 
 if TYPE_CHECKING:
     from tamis.benchmarks.measuring import Row
@@ -70,12 +70,12 @@ def _print(rows: list[Row], environment: dict[str, object]) -> None:
         [
             (
                 row.name,
-                _number(row.value),
+                number_text(row.value),
                 row.unit,
                 row.peer or "",
-                "" if row.peer_value is None else _number(row.peer_value),
+                "" if row.peer_value is None else number_text(row.peer_value),
                 "" if row.ratio is None else f"{row.ratio:.2f}",
-                "" if row.goal is None else f"{_number(row.goal)} {'✓' if row.met else 'missed'}",
+                _goal(row),
             )
             for row in rows
         ],
@@ -83,6 +83,7 @@ def _print(rows: list[Row], environment: dict[str, object]) -> None:
     print(", ".join(f"{name} {value}" for name, value in environment.items()))
 
 
-def _number(value: float) -> str:
-    """Three digits at least; no exponents."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    return f"{number_text(row.goal)} {'✓' if row.met else 'missed'}"

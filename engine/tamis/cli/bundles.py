@@ -89,26 +89,47 @@ def _provenance(manifest: Manifest | None) -> dict[str, object]:
     """Who made a bundle, how and from what, for people."""
     if manifest is None:
         return {"made by": "plain FFCV (no trailer)"}
-    merged = manifest.settings.get("bundles", ()) if manifest.operation == "merge" else ()
-    paths = [parent.path for parent in manifest.parents]
-    direct = [parent["path"] for parent in merged] or paths[:1]
-    settings = {
-        name: " ".join(map(str, value.values())) if isinstance(value, dict) else value
-        for name, value in manifest.settings.items()
-        if value is not None and name != "bundles"
-    }
+    merged = manifest.settings.get("bundles") if manifest.operation == "merge" else None
+    # The settings are free, and a stranger's may hold anything.
+    direct = [
+        str(entry["path"])
+        for entry in (merged if isinstance(merged, list) else ())
+        if isinstance(entry, dict) and "path" in entry
+    ]
+    older = [parent.path for parent in manifest.parents]
+    if not direct:
+        direct, older = older[:1], older[1:]
+    elif older:  # renumbered examples have no ancestors
+        older = older[len(direct) :]
+    settings = {name: value for name, value in manifest.settings.items() if name != "bundles"}
     shown = {
         "made by": f"tamis {manifest.operation} ({manifest.tamis_version})",
-        "settings": ", ".join(f"{name} {value}" for name, value in settings.items()),
-        "from": ", ".join(direct),
-        "ancestors": ", ".join(path for path in paths if path not in direct),
+        "settings": ", ".join(
+            f"{name} {_setting(value)}" for name, value in settings.items() if value is not None
+        ),
+        "from": _some(direct),
+        "ancestors": _some(older),
         "skipped": "",
     }
     if manifest.skipped:
         first = manifest.skipped[0]
         more = f" and {len(manifest.skipped) - 1:,} more" if len(manifest.skipped) > 1 else ""
-        shown["skipped"] = f"{first['path']}: {first['reason']}{more} (--json lists all)"
+        shown["skipped"] = (
+            f"{first.get('path', '?')}: {first.get('reason', '?')}{more} (--json lists all)"
+        )
     return {name: text for name, text in shown.items() if text}
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, dict):
+        kind_first = sorted(value.items(), key=lambda item: item[0] != "kind")
+        return " ".join(_setting(part) for _, part in kind_first)
+    return _some([str(part) for part in value]) if isinstance(value, list) else str(value)
+
+
+def _some(names: list[str]) -> str:
+    more = f", … ({len(names):,})" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 def verify(
@@ -121,17 +142,15 @@ def verify(
     """Check structure and record checksums; exit code 1 where there is damage."""
     from tamis.bundles.opening import open_bundle
     from tamis.bundles.verify import verify as run
-    from tamis.errors import BundleError
+    from tamis.errors import DamagedBundleError, printable
     from tamis.images import MAX_PIXELS
 
     try:
         opened = open_bundle(bundle)
-    except BundleError as error:
-        # No file at all is wrong usage; a file that is no sound bundle is what verify looks for.
-        if not bundle.is_file():
-            raise
+    except DamagedBundleError as error:
         if json:
-            print_json({"ok": False, "n_examples": None, "damaged": [], "structure": str(error)})
+            known = {"path": bundle, "ok": False, "structure": str(error)}
+            print_json({**known, "n_examples": None, "checksums": None, "damaged": []})
         else:
             print(error)
         raise typer.Exit(1) from error
@@ -147,10 +166,8 @@ def verify(
         print_json({**asdict(found), "structure": None})
     else:
         for damage in found.damaged:
-            print(
-                f"position {damage.position}, id {damage.example_id},"
-                f" {damage.path or 'no path'}: {damage.reason}"
-            )
+            where = f"position {damage.position}, id {damage.example_id}"
+            print(printable(f"{where}, {damage.path or 'no path'}: {damage.reason}"))
         checked = "checksums and JPEG headers" if found.checksums else "JPEG headers"
         checked += ", every image decoded" if deep else ""
         verdict = "sound" if found.ok else f"{len(found.damaged)} damaged"

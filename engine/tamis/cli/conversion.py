@@ -71,7 +71,7 @@ def convert(
     from tamis.bundles.settings import ConvertSettings
     from tamis.bundles.unfinished import left_behind
     from tamis.devices import n_cores
-    from tamis.errors import UsageError
+    from tamis.errors import UsageError, printable
     from tamis.images import MAX_PIXELS
     from tamis.sources.opening import open_source
 
@@ -129,7 +129,7 @@ def convert(
         }
     )
     for entry in done.skipped:
-        print(f"skipped  {entry['path']}: {entry['reason']}")
+        print(printable(f"skipped  {entry['path']}: {entry['reason']}"))
 
 
 def _show_estimate(guess: Estimate, json: bool) -> None:

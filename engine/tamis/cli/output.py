@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tamis.errors import printable
 from tamis.progress import Advance, Progress
 
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["pairs", "print_json", "print_table", "show_progress", "size_text"]
+__all__ = ["number_text", "pairs", "print_json", "print_table", "show_progress", "size_text"]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -46,7 +47,7 @@ def print_table(headers: list[str], rows: Iterable[Iterable[object]], title: str
 
     table = Table(*headers, title=title or None, box=SIMPLE_HEAD, title_justify="left")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(printable(str(cell))) for cell in row))
     Console(highlight=False).print(table)
 
 
@@ -54,7 +55,7 @@ def pairs(values: dict[str, object]) -> None:
     """Names and values on stdout, one a line."""
     width = max(len(name) for name in values)
     for name, value in values.items():
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {printable(str(value))}")
 
 
 def size_text(n_bytes: float) -> str:
@@ -63,6 +64,11 @@ def size_text(n_bytes: float) -> str:
         if n_bytes >= size:
             return f"{n_bytes / size:,.2f} {unit}"
     return f"{n_bytes / 1e3:,.1f} kB"
+
+
+def number_text(value: float) -> str:
+    """Three digits at least, grouped."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 @contextmanager
@@ -110,8 +116,8 @@ class _Lines:
             if now - shown >= _SECONDS_BETWEEN_LINES:
                 shown = now
                 of = f"{done:,} of {total:,}" if total is not None else f"{done:,}"
-                line = f"tamis: {description}: {of}, {done / (now - start):,.4g}/s"
-                print(line, file=sys.stderr, flush=True)
+                line = f"tamis: {description}: {of}, {number_text(done / (now - start))}/s"
+                print(printable(line), file=sys.stderr, flush=True)
 
         yield advance
 

@@ -219,12 +219,10 @@ def select(
     json: Json = False,
 ) -> None:
     """Score table → kept ids."""
-    from tamis.atomic import refuse_other_suffix
     from tamis.score_table import read_score_table
     from tamis.selection import select as run
     from tamis.selection import write_selection
 
-    refuse_other_suffix(out, ".parquet")
     settings = selection_settings(metric, keep, prune, count, side, class_balance, seed)
     chosen = run(read_score_table(scores), settings)
     write_selection(chosen, out, overwrite=overwrite)

@@ -209,7 +209,7 @@ def _read(path: Path, form: _Form, names: Collection[str]) -> Iterator[tuple[str
         raise SourceError(
             path,
             expected="readable files of CIFAR",
-            found=error.strerror or first_line(error),
+            found=first_line(error),
             do="download it again",
         ) from error
     if missing:

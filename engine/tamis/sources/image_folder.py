@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tamis.errors import SourceError
+from tamis.errors import SourceError, first_line
 from tamis.manifest import Parent
 from tamis.sources.base import SourceItem
 from tamis.sources.labels import class_index, index_labels, read_labels
@@ -123,7 +123,7 @@ def _unlistable(error: OSError) -> None:
     raise SourceError(
         error.filename,
         expected="a folder that can be listed",
-        found=error.strerror or str(error),
+        found=first_line(error),
         do="mend its permissions: its images would be left out silently",
     )
 

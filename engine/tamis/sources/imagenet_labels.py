@@ -104,7 +104,7 @@ def _beside(path: Path) -> bytes:
             return meta.read_bytes()
         found = f"{meta.stat().st_size} bytes"
     except OSError as error:
-        found = error.strerror or str(error)
+        found = first_line(error)
     raise SourceError(
         meta,
         expected=f"the devkit's {_META} beside {path.name}, which numbers the classes",
@@ -133,7 +133,7 @@ def devkit_labels(path: Path) -> dict[str, str]:
         raise SourceError(
             path,
             expected="a label file or ILSVRC2012_devkit_t12.tar.gz",
-            found=error.strerror or first_line(error),
+            found=first_line(error),
             do="check the path, or download it again",
         ) from error
     for name in (_TRUTH, _META):

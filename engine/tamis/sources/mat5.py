@@ -313,7 +313,7 @@ def _at(file: SharedFile, offset: int, size: int) -> bytes:
     try:
         return file.read(offset, size)
     except OSError as error:
-        raise _damaged(file.path, error.strerror or str(error)) from error
+        raise _damaged(file.path, first_line(error)) from error
 
 
 def _damaged(subject: object, found: str) -> SourceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,11 @@ def _starred(path: Path) -> tuple[Path, ...]:
     """The files that a path with * stands for, in the order of their names; none without one."""
     if "*" not in path.name or path.exists():
         return ()
-    return tuple(sorted(file for file in path.parent.glob(path.name) if file.is_file()))
+    if not path.parent.is_dir():
+        return ()
+    # Not glob, which gives ** another meaning.
+    fitting = [file for file in path.parent.iterdir() if fnmatch.fnmatchcase(file.name, path.name)]
+    return tuple(sorted(file for file in fitting if file.is_file()))
 
 
 def _is_tar(wanted: _Wanted) -> bool:

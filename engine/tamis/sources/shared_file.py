@@ -6,7 +6,7 @@ import os
 import weakref
 from pathlib import Path
 
-from tamis.errors import SourceError
+from tamis.errors import SourceError, first_line
 
 __all__ = ["SharedFile"]
 
@@ -29,7 +29,7 @@ class SharedFile:
             raise SourceError(
                 path,
                 expected="a readable file",
-                found=error.strerror or str(error),
+                found=first_line(error),
                 do="check the path and its permissions",
             ) from error
         weakref.finalize(self, os.close, self._descriptor)

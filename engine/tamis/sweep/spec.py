@@ -6,7 +6,7 @@ import difflib
 import re
 import reprlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -14,6 +14,12 @@ from tamis.errors import UsageError, first_line
 from tamis.metrics.registry import METRICS
 
 __all__ = ["SweepSpec", "read_sweep_spec"]
+
+
+def _known(metric: str) -> str:
+    if metric not in METRICS:
+        raise ValueError(" or ".join(METRICS))
+    return metric
 
 
 class SweepSpec(pydantic.BaseModel):
@@ -38,8 +44,8 @@ class SweepSpec(pydantic.BaseModel):
     train: Path
     test: Path
     scores: Path
-    metrics: list[str] = pydantic.Field(min_length=1)
-    keep: list[float] = pydantic.Field(min_length=1)
+    metrics: list[Annotated[str, pydantic.AfterValidator(_known)]] = pydantic.Field(min_length=1)
+    keep: list[Annotated[float, pydantic.Field(gt=0, le=1)]] = pydantic.Field(min_length=1)
     side: list[Literal["hard", "easy"]] = ["hard"]
     class_balance: float = pydantic.Field(default=0.5, ge=0, le=1)
     seeds: int = pydantic.Field(default=3, ge=1)
@@ -51,21 +57,6 @@ class SweepSpec(pydantic.BaseModel):
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
-
-    @pydantic.field_validator("keep")
-    @classmethod
-    def _fractions(cls, value: list[float]) -> list[float]:
-        if not all(0 < keep <= 1 for keep in value):
-            raise ValueError("keep fractions 0 < keep ≤ 1, the share that is kept")
-        return value
-
-    @pydantic.field_validator("metrics")
-    @classmethod
-    def _known(cls, value: list[str]) -> list[str]:
-        for name in value:
-            if name not in METRICS:
-                raise ValueError(f"metrics among {', '.join(METRICS)}")
-        return value
 
 
 def read_sweep_spec(path: Path) -> SweepSpec:
@@ -79,18 +70,24 @@ def read_sweep_spec(path: Path) -> SweepSpec:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         spec = SweepSpec.model_validate(raw)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except pydantic.ValidationError as error:
+        raise _refusal(path, error) from error
+    # PyYAML also lets errors of int() and datetime() out, and nests as deep as the file does.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        is_yaml_s = isinstance(error, yaml.YAMLError)  # of several lines, the last ones say where
         raise UsageError(
             path,
             expected="a YAML file",
-            found=_yaml_problem(error) if isinstance(error, yaml.YAMLError) else first_line(error),
+            found=str(error) if is_yaml_s else first_line(error),
             do="see the README's sweep file",
         ) from error
-    except pydantic.ValidationError as error:
-        raise _refusal(path, error) from error
     base = path.resolve().parent
     places = {key: base / getattr(spec, key) for key in ("train", "test", "scores")}
     return spec.model_copy(update=places)
+
+
+# What pydantic says in words that a reader of YAML would not use.
+_PLAINLY = {"too_short": "at least one entry", "path_type": "a path"}
 
 
 def _refusal(path: Path, error: pydantic.ValidationError) -> UsageError:
@@ -98,28 +95,30 @@ def _refusal(path: Path, error: pydantic.ValidationError) -> UsageError:
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     kind, place, given = (problems[0][part] for part in ("type", "loc", "input"))
     keys = list(SweepSpec.model_fields)
-    if not place:
+    if not place or kind == "invalid_key":
         return UsageError(
             path,
             expected="keys and values, as 'seeds: 5'",
-            found=type(given).__name__,
+            found=reprlib.repr(place[0] if place else given),
             do="see the README's sweep file",
         )
     name = str(place[0])
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(name, keys, n=1)
-        found = f"the unknown key {name}"
-        do = f"did you mean {near[0]}?" if near else "remove it"
-        return UsageError(path, expected=f"the keys {', '.join(keys)}", found=found, do=do)
+        return UsageError(
+            path,
+            expected=f"the keys {', '.join(keys)}",
+            found=f"the unknown key {name}",
+            do=f"did you mean {near[0]}?" if near else "remove it",
+        )
     if kind == "missing":
         return UsageError(path, expected=f"the key {name}", found="none", do="add it")
-    expected = re.sub(r"^(Input should be|Value error,) ", "", problems[0]["msg"])
-    entry = "".join(f", entry {part + 1}" for part in place[1:] if isinstance(part, int))
+    says = re.sub(r"^(Input should be|Value error,) ", "", problems[0]["msg"])
+    number = place[1] if len(place) > 1 and name != "set" else None
+    entry = f", entry {number + 1}" if isinstance(number, int) else ""
     return UsageError(
-        f"{path}: {name}{entry}", expected=expected, found=reprlib.repr(given), do="correct it"
+        f"{path}: {name}{entry}",
+        expected=_PLAINLY.get(str(kind), says),
+        found=reprlib.repr(given),
+        do="correct it",
     )
-
-
-def _yaml_problem(error: Exception) -> str:
-    """YAML's complaint on one line, with the place."""
-    return " ".join(str(error).split())
