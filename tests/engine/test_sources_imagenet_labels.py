@@ -140,7 +140,7 @@ def test_damaged_solutions(tmp_path: Path, row: str, message: str) -> None:
 
 def test_the_ground_truth_needs_its_meta_mat(tmp_path: Path) -> None:
     truth = write_truth(tmp_path)
-    with pytest.raises(SourceError, match=r"meta\.mat beside ILSVRC.*found No such file"):
+    with pytest.raises(SourceError, match=r"meta\.mat beside ILSVRC.*found no file"):
         read_labels(truth)
     (tmp_path / "meta.mat").write_bytes(b"MATLAB 5.0 or so")
     with pytest.raises(SourceError, match=r"meta\.mat: expected a MATLAB 5 file, found a file of"):
@@ -173,7 +173,7 @@ def test_other_archives(tmp_path: Path) -> None:
     path.write_bytes(b"no gzip")
     with pytest.raises(SourceError, match="a tar archive"):
         read_labels(path)
-    with pytest.raises(SourceError, match="No such file"):
+    with pytest.raises(SourceError, match="found no file"):
         read_labels(tmp_path / "missing.tar.gz")
 
 

@@ -337,7 +337,7 @@ def test_a_file_that_shrinks_or_goes(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"x\.tar ends before byte 5512"):
         item.load()
     path.unlink()
-    with pytest.raises(SourceError, match="No such file"):
+    with pytest.raises(SourceError, match="found no file"):
         next(source.items())
 
 

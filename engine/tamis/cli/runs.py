@@ -184,15 +184,13 @@ def _print_report(done: Report, json: bool) -> None:
         )
         return
     for table, sentences in zip(done.tables, done.verdicts, strict=True):
-        rows = [
-            [row.name, *(_cell(row.cells.get(keep)) for keep in table.keeps)] for row in table.rows
-        ]
-        if table.full:
-            rows = [[*row, ""] for row in rows]
-            rows.append(["full", *[""] * len(table.keeps), _interval(table.full)])
+        full = [_interval(table.full)] if table.full else []
+        rows = [["full", *full, *[""] * len(table.keeps)]] if full else []
+        for row in table.rows:
+            cells = [_cell(row.cells.get(keep)) for keep in table.keeps]
+            rows.append([row.name, *[""] * len(full), *cells])
         title = f"Test accuracy in %, same {table.budget}; mean ± 95 % interval"
-        headers = ["keep fraction", *(f"{keep:g}" for keep in table.keeps)]
-        headers += ["1"] if table.full else []
+        headers = ["keep fraction", *["1"] * len(full), *(f"{keep:g}" for keep in table.keeps)]
         print_table(headers, rows, title)
         print("\n".join(sentences))
     print(f"\nreport: {done.html.resolve()}")
