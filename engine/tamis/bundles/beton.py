@@ -23,6 +23,7 @@ from tamis.bundles.layout import (
     DESCRIPTOR,
     HEADER,
     VERSION,
+    Field,
     metadata_dtype,
     parse_fields,
 )
@@ -47,27 +48,11 @@ def open_beton(path: Path | str) -> Bundle:
     with _opened(path) as file:
         stat = os.fstat(file.fileno())
         header = _header(path, file, stat.st_size)
-        n_fields, n_examples = int(header["num_fields"]), int(header["num_samples"])
-        fields = parse_fields(_table(path, file, HEADER.itemsize, DESCRIPTOR, n_fields), path)
-        dtype, fields_end = metadata_dtype(fields), HEADER.itemsize + DESCRIPTOR.itemsize * n_fields
-        metadata_end = fields_end + n_examples * dtype.itemsize
-        alloc_ptr, page_size = int(header["alloc_table_ptr"]), int(header["page_size"])
-        if metadata_end > alloc_ptr:
-            raise damaged(
-                path,
-                f"{n_examples} metadata rows before the allocation table",
-                "less room than that",
-            )
-        metadata = _table(path, file, fields_end, dtype, n_examples)
-        metadata.setflags(write=False)
-        n_payloads = n_examples * sum(field.has_payload for field in fields)
-        n_allocations = (stat.st_size - alloc_ptr) // ALLOCATION.itemsize
-        if n_allocations != n_payloads:  # said before memory is taken for them
-            raise damaged(path, f"{n_payloads} allocations", f"{n_allocations} of them")
-        extents = read_extents(
-            path, fields, metadata, _table(path, file, alloc_ptr, ALLOCATION, n_allocations)
-        )
+        n_examples, alloc_ptr = int(header["num_samples"]), int(header["alloc_table_ptr"])
+        fields, metadata, metadata_end = _read_metadata(path, file, header)
+        extents = _read_extents(path, file, fields, metadata, alloc_ptr, stat.st_size)
         trailer, payload_end = _read_trailer(path, file, metadata_end, alloc_ptr, n_examples)
+        page_size = int(header["page_size"])
         check_extents(path, extents, metadata_end, payload_end, page_size)
         if trailer is None:
             _check_tail(path, extents, metadata_end, alloc_ptr, page_size)
@@ -142,6 +127,40 @@ def _check_header(path: Path, header: Any, file_size: int) -> None:
         raise damaged(path, "at least one example", "none")
     if n_examples > file_size:
         raise damaged(path, f"{n_examples} examples", f"a file of {file_size} bytes")
+
+
+def _read_metadata(
+    path: Path, file: BinaryIO, header: Any
+) -> tuple[tuple[Field, ...], NDArray[Any], int]:
+    """The fields, the metadata table (read-only), and where that ends."""
+    n_fields, n_examples = int(header["num_fields"]), int(header["num_samples"])
+    fields = parse_fields(_table(path, file, HEADER.itemsize, DESCRIPTOR, n_fields), path)
+    dtype = metadata_dtype(fields)
+    start = HEADER.itemsize + DESCRIPTOR.itemsize * n_fields
+    end = start + n_examples * dtype.itemsize
+    if end > int(header["alloc_table_ptr"]):
+        raise damaged(
+            path, f"{n_examples} metadata rows before the allocation table", "less room than that"
+        )
+    metadata: NDArray[Any] = _table(path, file, start, dtype, n_examples)
+    metadata.setflags(write=False)
+    return fields, metadata, end
+
+
+def _read_extents(
+    path: Path,
+    file: BinaryIO,
+    fields: tuple[Field, ...],
+    metadata: NDArray[Any],
+    alloc_ptr: int,
+    file_size: int,
+) -> NDArray[np.int64]:
+    n_payloads = len(metadata) * sum(field.has_payload for field in fields)
+    n_allocations = (file_size - alloc_ptr) // ALLOCATION.itemsize
+    if n_allocations != n_payloads:  # said before memory is taken for them
+        raise damaged(path, f"{n_payloads} allocations", f"{n_allocations} of them")
+    allocations = _table(path, file, alloc_ptr, ALLOCATION, n_allocations)
+    return read_extents(path, fields, metadata, allocations)
 
 
 def _read_trailer(

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.bundles.bundle import Bundle
+    from tamis.bundles.cut import CutReport
+    from tamis.bundles.merge import MergeReport
+    from tamis.bundles.shard import ShardReport
     from tamis.manifest import Manifest
     from tamis.selection import SelectionSettings
 
@@ -263,8 +266,7 @@ def cut(
             "bundle": out,
             "kept": f"{done.n_examples:,} of {parent.n_examples:,} examples"
             f" (keep {done.keep_fraction:.4g}, prune {1 - done.keep_fraction:.4g})",
-            "size": size_text(done.bytes),
-            "time": f"{done.seconds:.3f} s ({size_text(done.bytes_per_second)}/s)",
+            **_cost(done),
         }
     )
 
@@ -305,8 +307,7 @@ def merge(
         {
             "bundle": out,
             "examples": f"{done.n_examples:,} from {done.n_bundles} bundles",
-            "size": size_text(done.bytes),
-            "time": f"{done.seconds:.3f} s ({size_text(done.bytes_per_second)}/s)",
+            **_cost(done),
         }
     )
 
@@ -347,7 +348,14 @@ def shard(
         {
             "shards": f"{done.files[0]} … {done.files[-1].name}" if n_shards > 1 else done.files[0],
             "examples": f"{sum(done.n_examples):,}, {each} in each shard",
-            "size": size_text(done.bytes),
-            "time": f"{done.seconds:.3f} s ({size_text(done.bytes_per_second)}/s)",
+            **_cost(done),
         }
     )
+
+
+def _cost(done: CutReport | MergeReport | ShardReport) -> dict[str, object]:
+    """What copying took, for people."""
+    return {
+        "size": size_text(done.bytes),
+        "time": f"{done.seconds:.3f} s ({size_text(done.bytes_per_second)}/s)",
+    }
