@@ -8,16 +8,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis_kernels.reference import nearest_prototype as exact_nearest_prototype
+from tamis_kernels.arrays import Place, check_matrix, dtype_of, place_of, strides_of
 
 __all__ = ["Nearest", "nearest_prototype"]
 
-_CHUNK_BYTES = 16 << 20  # of distances, and of rows in float64, at a time
+_DTYPES = ("float32", "float64", "float16", "bfloat16")
+_GPU_DTYPES = ("float32", "float16", "bfloat16")
+_LARGEST = 1e100  # whose square float64 holds
+_BITS = {"float16": 1, "bfloat16": 2}
+_Metric = Literal["cosine", "euclidean"]
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The prototypes nearest to n rows.
+    """The prototypes nearest to n rows; arrays of the rows' library, on their device.
 
     Attributes:
         index: (n,) int64, the nearest; ties go to the lowest index.
@@ -25,107 +29,118 @@ class Nearest:
         second_distance: (n,) float32 to the second nearest; infinite with one prototype.
     """
 
-    index: NDArray[np.int64]
-    distance: NDArray[np.float32]
-    second_distance: NDArray[np.float32]
+    index: Any
+    distance: Any
+    second_distance: Any
 
 
 def nearest_prototype(
-    x: NDArray[Any],
-    prototypes: NDArray[Any],
-    metric: Literal["cosine", "euclidean"] = "cosine",
+    x: Any,
+    prototypes: Any,
+    metric: _Metric = "cosine",
 ) -> Nearest:
     """Find the nearest prototype of each row.
 
-    Products run in float32 on centred (Euclidean) or normalised (cosine) rows; rows whose two best
-    are closer than the rounding bound are decided again in float64, so that the index is
-    float64's wherever float64 itself tells the two apart by more than 1e-6 relative.
+    Products of centred vectors in few bits (int8 or bfloat16 where the hardware multiplies them)
+    exclude most prototypes by a proven bound; those left over are measured from the vectors as
+    given, near ties in float64. The index is therefore float64's, wherever float64 tells the two
+    apart.
 
     Args:
-        x: (n, d) floating; for cosine no row may be all zero.
-        prototypes: (k, d) floating, k ≥ 1.
-        metric: "cosine" (1 − cos) or "euclidean" (‖x − p‖₂).
+        x: (n, d) float32, float64 (not on a GPU), float16 or bfloat16, d ≥ 1; a NumPy array, which
+            may be memory-mapped, a torch tensor or a CuPy array.
+        prototypes: (k, d) of the same library and device, k ≥ 1; numbers up to 1e100.
+        metric: "cosine" (1 − cos; no vector may be all zero) or "euclidean" (‖x − p‖₂).
 
     Returns:
-        The result; extra memory is O(n) plus about 64 MB. O(n · k · d) time.
+        The result. A row with a NaN is at distance NaN. On a GPU, where nothing is read back, a row
+        without a direction is at cosine distance NaN, too. O(n · k · d) time; memory beyond the
+        result is O(k · d), about 16 bytes a row, and at most 64 MB.
 
     Raises:
-        ValueError: Shapes or metric that do not fit, or a zero row with cosine.
+        TypeError: Arrays of another kind or dtype, or of two libraries.
+        ValueError: Shapes or metric that do not fit, two devices, or on the CPU prototypes that are
+            not finite or rows without a direction.
     """
-    if x.ndim != 2 or prototypes.ndim != 2 or x.shape[1] != prototypes.shape[1]:
+    place = place_of(x=x, prototypes=prototypes)
+    _check(place, x, prototypes, metric)
+    n_rows = int(x.shape[0])
+    found = Nearest(
+        place.empty((n_rows,), "int64"),
+        place.empty((n_rows,), "float32"),
+        place.empty((n_rows,), "float32"),
+    )
+    if n_rows and place.on_gpu:
+        _on_gpu(place, x, prototypes, metric, found)
+    elif n_rows:
+        _on_cpu(place, x, prototypes, metric == "cosine", found)
+    return found
+
+
+def _check(place: Place, x: Any, prototypes: Any, metric: str) -> None:
+    dtypes = _GPU_DTYPES if place.on_gpu else _DTYPES
+    check_matrix("x", x, dtypes)
+    check_matrix("prototypes", prototypes, dtypes, "(k, d)")
+    if x.shape[1] != prototypes.shape[1] or not x.shape[1]:
         raise ValueError(
-            f"expected x (n, d), prototypes (k, d); found {x.shape}, {prototypes.shape}"
+            f"expected x (n, d ≥ 1), prototypes (k, d); found {tuple(x.shape)}, "
+            f"{tuple(prototypes.shape)}"
         )
     if not len(prototypes) or metric not in ("cosine", "euclidean"):
         raise ValueError(
             f"expected k ≥ 1 and cosine or euclidean; found k = {len(prototypes)}, {metric!r}"
         )
-    exact = np.asarray(prototypes, np.float64)
-    centre = np.zeros(x.shape[1]) if metric == "cosine" else exact.mean(axis=0)
-    table = _unit(exact) if metric == "cosine" else exact - centre
-    half_norms = np.zeros(len(table)) if metric == "cosine" else 0.5 * (table**2).sum(axis=1)
-    index = np.empty(len(x), np.int64)
-    best, second = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
-    rows_at_once = max(1, _CHUNK_BYTES // (8 * max(table.shape)))
-    size = float(np.abs(table).max()) or 1.0  # so that float32 holds the squares
-    columns = (table / size).T.astype(np.float32)
-    half_norms /= size * size
-    for start in range(0, len(x), rows_at_once):
-        part = slice(start, start + rows_at_once)
-        block = np.asarray(x[part], np.float64) - centre
-        block = _unit(block) if metric == "cosine" else block
-        found = _assign(block, block / size, columns, table, half_norms, metric)
-        index[part], best[part], second[part] = found
-    return Nearest(index, best, second)
 
 
-def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not (norms > 0).all():
-        raise ValueError("cosine: expected rows with a direction, found an all-zero or NaN row")
-    unit: NDArray[np.float64] = rows / norms
-    return unit
+def _on_cpu(place: Place, x: Any, prototypes: Any, unit: bool, found: Nearest) -> None:
+    import numba
 
+    from tamis_kernels.cpu.nearest_prototype import ProductSearch
 
-def _assign(
-    block: NDArray[np.float64],
-    scaled: NDArray[np.float64],
-    columns: NDArray[np.float32],
-    table: NDArray[np.float64],
-    half_norms: NDArray[np.float64],
-    metric: Literal["cosine", "euclidean"],
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Largest x·p − ‖p‖²/2 first in float32; both winners' distances again in float64."""
-    near = scaled.astype(np.float32) @ columns - half_norms.astype(np.float32)
-    rows = np.arange(len(block))
-    first = near.argmax(axis=1)
-    top = near[rows, first]
-    near[rows, first] = -np.inf
-    runner = near.argmax(axis=1)
-    second_top = near[rows, runner]
-    gap = top - second_top
-    if len(table) > 2:  # both winners must stand out, from each other and from the third
-        near[rows, runner] = -np.inf
-        gap = np.minimum(gap, second_top - near.max(axis=1))
-    # Rounding of a float32 product of d terms, with the norms as scale.
-    scale = np.linalg.norm(scaled, axis=1) * np.sqrt(2 * half_norms.max(initial=0.5))
-    close = gap <= 4e-7 * np.sqrt(block.shape[1]) * (scale + half_norms.max(initial=0.0))
-    first = first.astype(np.int64)
-    best = _distance(block, table[first], metric)
-    second = _distance(block, table[runner], metric)
-    if len(table) == 1:
-        second[:] = np.inf
-    if close.any():
-        first[close], best[close], second[close] = exact_nearest_prototype(
-            block[close], table, metric
+    table = _widened(place.host(prototypes), dtype_of(prototypes))
+    sizes = np.abs(table).max(axis=1).astype(np.float64)
+    if not (sizes <= _LARGEST).all() or (unit and not (sizes >= 1 / _LARGEST).all()):
+        raise ValueError(
+            f"prototypes: expected finite ones{' with a direction' * unit}, found "
+            "an all-zero or NaN row or a number beyond 1e±100"
         )
-    return first, best, second
+    rows = place.host(x)
+    kind = _BITS.get(dtype_of(x), 0)
+    distance, second = np.empty(len(rows)), np.empty(len(rows))
+    n_unusable = ProductSearch(table, unit=unit, workers=numba.get_num_threads()).search(
+        rows.view(np.uint16) if kind else rows,
+        kind,
+        np.arange(len(rows)),
+        place.host(found.index),
+        distance,
+        second,
+    )
+    if n_unusable:
+        raise ValueError(
+            f"x: expected rows with a direction for cosine, found {n_unusable} of {len(rows)} that "
+            "are all zero, not finite or beyond 1e±150"
+        )
+    place.host(found.distance)[:] = distance
+    place.host(found.second_distance)[:] = second
 
 
-def _distance(
-    a: NDArray[np.float64], b: NDArray[np.float64], metric: Literal["cosine", "euclidean"]
-) -> NDArray[np.float64]:
-    squares: NDArray[np.float64] = ((a - b) ** 2).sum(axis=1)
-    # For unit vectors ‖a − b‖² / 2 = 1 − cos, without its cancellation.
-    distances: NDArray[np.float64] = squares / 2 if metric == "cosine" else np.sqrt(squares)
-    return distances
+def _widened(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """float16 and bfloat16 (its bits) as float32; the others as they are."""
+    if dtype == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32) if dtype == "float16" else values
+
+
+def _on_gpu(place: Place, x: Any, prototypes: Any, metric: _Metric, found: Nearest) -> None:
+    from tamis_kernels.cuda.cupy_door import CupyRuntime, contiguous
+    from tamis_kernels.cuda.nearest_prototype import launch
+
+    launch(
+        CupyRuntime(place),
+        x if strides_of(x)[1] == 1 else contiguous(x),
+        dtype_of(x),
+        contiguous(prototypes),
+        dtype_of(prototypes),
+        metric,
+        (found.index, found.distance, found.second_distance),
+    )

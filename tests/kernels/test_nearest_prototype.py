@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+import tamis_kernels.cpu.nearest_prototype as search
 from tamis_kernels import Nearest, nearest_prototype, reference
+from tamis_kernels.cpu.prototype_table import Precision
 
 Metric = Literal["cosine", "euclidean"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -237,8 +241,126 @@ def test_a_nan_row_stays_its_own_affair() -> None:
     others = np.arange(20) != 7
     assert np.array_equal(found.index[others], plain.index[others])
     np.testing.assert_allclose(found.distance[others], plain.distance[others], 1e-6)
-    with pytest.raises(ValueError, match="all-zero or NaN row"):
+    with pytest.raises(ValueError, match="found 1 of 20 that are all zero, not finite"):
         nearest_prototype(x, prototypes, "cosine")
+
+
+# ---- products in few bits: whatever they exclude, float64 excludes too
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def stretched(rng: np.random.Generator, n: int, k: int, d: int) -> tuple[Any, Any]:
+    """One coordinate 200 times the others: eight bits leave nothing of the rest."""
+    x, prototypes = rng.standard_normal((n, d)), rng.standard_normal((k, d))
+    x[:, 3] *= 200
+    prototypes[:, 3] *= 200
+    return x, prototypes
+
+
+def of_all_sizes(rng: np.random.Generator, n: int, k: int, d: int) -> tuple[Any, Any]:
+    x, prototypes = rng.standard_normal((n, d)), rng.standard_normal((k, d))
+    return x * np.exp(3 * rng.standard_normal((n, 1))), prototypes * np.exp(
+        3 * rng.standard_normal((k, 1))
+    )
+
+
+def far_ones(rng: np.random.Generator, n: int, k: int, d: int) -> tuple[Any, Any]:
+    x, prototypes = rng.standard_normal((n, d)), rng.standard_normal((k, d))
+    prototypes[k // 2 :] *= 1e5
+    return x, prototypes
+
+
+def small_whole_numbers(rng: np.random.Generator, n: int, k: int, d: int) -> tuple[Any, Any]:
+    """Ties everywhere."""
+    return rng.integers(1, 4, (n, d)), rng.integers(1, 4, (k, d))
+
+
+def shifted(rng: np.random.Generator, n: int, k: int, d: int) -> tuple[Any, Any]:
+    return 1e4 + rng.standard_normal((n, d)), 1e4 + rng.standard_normal((k, d))
+
+
+def all_alike(rng: np.random.Generator, n: int, k: int, d: int) -> tuple[Any, Any]:
+    return rng.standard_normal((n, d)), np.repeat(rng.standard_normal((1, d)), k, axis=0)
+
+
+@metrics
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "make", [stretched, of_all_sizes, far_ones, small_whole_numbers, shifted, all_alike]
+)
+def test_data_made_to_mislead_products(
+    make: Any, precision: Precision, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "precisions", lambda _: PRECISIONS)  # whatever this CPU has
+    x, prototypes = (a.astype(np.float32) for a in make(np.random.default_rng(1), 700, 150, 96))
+    index, best, second = np.empty(700, np.int64), np.empty(700), np.empty(700)
+    # One worker takes all rows as one chunk, so that no finer precision is tried.
+    searcher = search.ProductSearch(
+        prototypes, unit=metric == "cosine", workers=1, finest=precision
+    )
+    searcher.search(x, 0, np.arange(700), index, best, second)
+    assert searcher.table.precision == precision
+    found = Nearest(index, best.astype(np.float32), second.astype(np.float32))
+    check(found, distances_of(x, prototypes, metric))
+
+
+def test_a_finer_precision_is_taken_where_a_coarse_one_leaves_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "precisions", lambda _: PRECISIONS)
+    x, prototypes = (
+        a.astype(np.float32) for a in stretched(np.random.default_rng(1), 5000, 1000, 96)
+    )
+    index, best, second = np.empty(5000, np.int64), np.empty(5000), np.empty(5000)
+    searcher = search.ProductSearch(prototypes, unit=False, workers=2)
+    searcher.search(x, 0, np.arange(5000), index, best, second)
+    assert searcher.table.precision != "int8"
+    exact = reference.nearest_prototype(x[::50], prototypes, "euclidean")
+    assert np.array_equal(index[::50], exact[0])
+    np.testing.assert_allclose(second[::50], exact[2], 1e-12)
+
+
+def test_torch_keeps_its_threads() -> None:
+    before = torch.get_num_threads()
+    nearest_prototype(*example(3000, 50, 32))
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before
+
+
+def test_threads_at_the_same_time_leave_the_libraries_as_they_were() -> None:
+    x, prototypes = example(4000, 60, 32)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: nearest_prototype(x, prototypes).index, range(12)))
+    assert all(np.array_equal(index, found[0]) for index in found)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before
+
+
+def test_long_rows_do_not_take_more_memory() -> None:
+    _, prototypes = example(64, 3, 20_000)
+    searcher = search.ProductSearch(prototypes, unit=False, workers=16)
+    assert 16 * searcher._most_rows() * 4 * 20_000 <= 64 << 20
+
+
+@metrics
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_torch_tensors_stay_torch_tensors(dtype: torch.dtype, metric: Metric) -> None:
+    x, prototypes = (torch.from_numpy(array).to(dtype) for array in example(200, 20, 33))
+    found = nearest_prototype(x, prototypes, metric)
+    assert isinstance(found.index, torch.Tensor)
+    distances = distances_of(x.double().numpy(), prototypes.double().numpy(), metric)
+    check(Nearest(*(a.numpy() for a in vars(found).values())), distances)
+
+
+def test_rows_from_a_file(tmp_path: Path) -> None:
+    x, prototypes = example(500, 20, 32)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    found = nearest_prototype(mapped, prototypes)
+    assert np.array_equal(found.index, nearest_prototype(x, prototypes).index)
 
 
 # ---- properties: coordinates are eighths, so that sums and shifts of them are exact
@@ -307,15 +429,17 @@ X, P = np.ones((5, 4), np.float32), np.ones((3, 4), np.float32)
 @pytest.mark.parametrize(
     ("x", "prototypes", "metric", "message"),
     [
-        (X[0], P, "cosine", r"found \(4,\), \(3, 4\)"),
-        (X, P[0], "cosine", r"found \(5, 4\), \(4,\)"),
+        (X[0], P, "cosine", r"x: .* found \(4,\)"),
+        (X, P[0], "cosine", r"prototypes: .* found \(4,\)"),
         (X, P[:, :3], "euclidean", r"found \(5, 4\), \(3, 3\)"),
-        (X[None], P, "euclidean", r"found \(1, 5, 4\), \(3, 4\)"),
+        (X[None], P, "euclidean", r"x: .* found \(1, 5, 4\)"),
+        (X[:, :0], P[:, :0], "euclidean", r"d ≥ 1.* found \(5, 0\), \(3, 0\)"),
         (X, P[:0], "euclidean", "found k = 0, 'euclidean'"),
         (X, P, "manhattan", "found k = 3, 'manhattan'"),
-        (X * 0, P, "cosine", "all-zero or NaN row"),
-        (X, P * 0, "cosine", "all-zero or NaN row"),
-        (X, P * np.float32(np.nan), "cosine", "all-zero or NaN row"),
+        (X * 0, P, "cosine", "x: expected rows with a direction .* found 5 of 5"),
+        (X, P * 0, "cosine", "prototypes: .* all-zero or NaN row"),
+        (X, P * np.float32(np.inf), "euclidean", "prototypes: expected finite ones, found"),
+        (X, P * np.float32(np.nan), "cosine", "prototypes: .* all-zero or NaN row"),
     ],
 )
 def test_unusable_arguments(x: Any, prototypes: Any, metric: Any, message: str) -> None:

@@ -1,57 +1,191 @@
-"""Numba twin of row_scores: one row per iteration, float64 sums over a float32 row in cache."""
+"""Numba twin of row_scores: rows are scored in float32, at as many values as the CPU has lanes.
+
+Each row is copied once to a scratch row in the first-level cache, where the passes over it run. Up
+to ``_FEW`` classes, where a row is shorter than a vector, the loops run across rows instead.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numba
 import numpy as np
+from numba import njit
+
+from tamis_kernels.cpu.vector_math import (
+    bits_of,
+    exp_neg,
+    float_of,
+    log1p_pos,
+    number,
+    order_key,
+    sqrt_of,
+)
 
 __all__ = ["launch"]
 
+# Sums may be re-ordered (that is what lanes do); NaN and infinity keep their meaning.
+_SUMS = {"reassoc", "nsz", "contract", "arcp"}
+_F = np.float32
+_INF = _F(np.inf)
+_LOWEST = _F(-87.0)  # e to it is still a normal number; what lies below counts as nothing
+_FEW = 64  # classes
+_BLOCK = 256  # rows that are finished together
+_SUMMED = 1024  # classes whose terms are added up in float32, before float64 takes over
+_LANES = 64  # a scratch row's length is a multiple of it
 
-def _score_rows(logits, labels, loss, el2n, margin, entropy, p_label, correct):  # type: ignore[no-untyped-def]
-    """Fill the outputs for C-contiguous float32 logits (n, c ≥ 2) and int64 labels in range."""
-    n_rows, n_classes = logits.shape
-    for row in numba.prange(n_rows):
-        z = logits[row]
+
+@njit
+def _largest(z, n):  # type: ignore[no-untyped-def]
+    """Largest of z[:n]; as integers, because LLVM does not vectorise a maximum that knows NaN."""
+    top = np.int32(-0x80000000)
+    for j in range(n):
+        top = max(top, order_key(bits_of(z[j])))
+    return float_of(order_key(top))
+
+
+@njit(fastmath=_SUMS)
+def _sums(z, n, peak):  # type: ignore[no-untyped-def]
+    """Σe, Σe², Σe·|g| over the values below the peak, and how many equal it; g = z − peak."""
+    total, squares, weighted, n_top = _F(0.0), _F(0.0), _F(0.0), np.int32(0)
+    shift = _F(0.0) if peak == -_INF else peak  # −∞ − (−∞) would be NaN
+    for j in range(n):
+        g = z[j] - shift
+        nothing = g < _LOWEST
+        g = _LOWEST if nothing else g  # −∞ · 0 would be NaN
+        n_top += np.int32(1) if g == _F(0.0) else np.int32(0)
+        e = _F(0.0) if nothing | (g == _F(0.0)) else exp_neg(g)
+        total += e
+        squares += e * e
+        weighted -= e * g
+    return total, squares, weighted, n_top
+
+
+@njit
+def _first_other(z, n, peak):  # type: ignore[no-untyped-def]
+    for j in range(n):
+        if z[j] == peak:
+            return j
+    return n
+
+
+@njit
+def _long_rows(logits, kind, labels, rows, z, parts):  # type: ignore[no-untyped-def]
+    """Fill parts[:, i] for the rows in ``rows``, one row after the other."""
+    n_classes = logits.shape[1]
+    for i in range(rows[1] - rows[0]):
+        row = rows[0] + i
+        for j in range(n_classes):
+            z[j] = number(logits[row, j], kind)
         label = labels[row]
-        top, other, broken = 0, -np.inf, False
+        own = z[label]
+        z[label] = -_INF
+        peak = _largest(z, len(z))
+        total, squares, weighted, n_top = 0.0, 0.0, 0.0, 0
+        for start in range(0, len(z), _SUMMED):  # float32 would drift over a hundred thousand
+            part = _sums(z[start : start + _SUMMED], min(_SUMMED, len(z) - start), peak)
+            total += part[0]
+            squares += part[1]
+            weighted += part[2]
+            n_top += part[3]
+        parts[0, i], parts[1, i] = own, peak
+        parts[2, i], parts[3, i], parts[4, i] = total, squares, weighted
+        parts[5, i] = _F(n_top)
+        first = _first_other(z, n_classes, peak) if own == peak else 0
+        parts[6, i] = _F(1.0) if own > peak or (own == peak and label < first) else _F(0.0)
+
+
+@njit(fastmath=_SUMS)
+def _short_rows(logits, kind, labels, rows, z, parts):  # type: ignore[no-untyped-def]
+    """The same with a lane a row; z is (n_classes, _BLOCK)."""
+    n_classes, n = logits.shape[1], rows[1] - rows[0]
+    for i in range(n):
         for j in range(n_classes):
-            broken |= math.isnan(z[j])
-            if z[j] > z[top]:
-                top = j
-            if j != label and z[j] > other:
-                other = z[j]
-        peak = np.float64(z[top])
-        # Sums over every class but the largest one, whose exponential is exactly 1.
-        rest, rest_squares, weighted = 0.0, 0.0, 0.0
-        for j in range(n_classes):
-            if j != top:
-                gap = np.float64(z[j]) - peak
-                e = math.exp(gap)
-                rest += e
-                rest_squares += e * e
-                if e > 0.0:
-                    weighted += e * gap
-        total = 1.0 + rest
-        label_gap = np.float64(z[label]) - peak
-        label_e = math.exp(label_gap)
-        if label == top:
-            wrong, wrong_squares = rest, rest_squares
+            z[j, i] = number(logits[rows[0] + i, j], kind)
+    for i in range(n):
+        label = labels[rows[0] + i]
+        parts[0, i] = z[label, i]
+        z[label, i] = -_INF
+    own, peak, n_before = parts[0], parts[1], parts[6]
+    for i in range(n):
+        peak[i] = z[0, i]
+    for j in range(1, n_classes):
+        for i in range(n):  # a NaN may be lost here; the sums find it
+            peak[i] = peak[i] if peak[i] >= z[j, i] else z[j, i]
+    parts[2:6] = _F(0.0)
+    total, squares, weighted, n_top = parts[2], parts[3], parts[4], parts[5]
+    for j in range(n_classes):
+        for i in range(n):
+            g = z[j, i] - (_F(0.0) if peak[i] == -_INF else peak[i])  # −∞ − (−∞) would be NaN
+            nothing = g < _LOWEST
+            g = _LOWEST if nothing else g
+            n_top[i] += _F(1.0) if g == _F(0.0) else _F(0.0)
+            e = _F(0.0) if nothing | (g == _F(0.0)) else exp_neg(g)
+            total[i] += e
+            squares[i] += e * e
+            weighted[i] -= e * g
+    n_before[:n] = _F(0.0)
+    for i in range(n):
+        if own[i] == peak[i]:
+            n_before[i] = _first_other(z[:, i], labels[rows[0] + i], peak[i]) < labels[rows[0] + i]
+    for i in range(n):
+        right = (own[i] > peak[i]) | ((own[i] == peak[i]) & (n_before[i] == _F(0.0)))
+        n_before[i] = _F(1.0) if right else _F(0.0)
+
+
+@njit(fastmath={"contract"}, error_model="numpy")
+def _finish(parts, n, out, start):  # type: ignore[no-untyped-def]
+    """The six scores from the sums over the other classes; formulas in the module reference.
+
+    All terms are positive, so nothing cancels. With d = z_y − max of the others, everything is
+    scaled by e^−max(z); E = e^−|d|.
+    """
+    stop = start + n  # slices, because an index that may be negative would cost a select
+    loss, el2n, margin = out[0][start:stop], out[1][start:stop], out[2][start:stop]
+    entropy, p_label, correct = out[3][start:stop], out[4][start:stop], out[5][start:stop]
+    for i in range(n):
+        own, peak = parts[0, i], parts[1, i]
+        total, squares, weighted = parts[2, i], parts[3, i], parts[4, i]
+        n_top = max(parts[5, i], _F(1.0))  # 0 where every other logit is −∞
+        d = own - peak
+        taken = d - own
+        lost = (own - (d - taken)) - (peak + taken)  # own − peak = d + lost, exactly
+        broken = (own == _INF) | (total != total) | (d != d)
+        lost = _F(0.0) if (lost != lost) | (abs(lost) > _F(1.0)) else lost
+        right = d >= _F(0.0)
+        lost = lost if right else -lost
+        gap = abs(d)
+        root = exp_neg(_F(-0.5) * gap)  # squared, so that it underflows as it should
+        scale = root * root * (_F(1.0) - lost)
+        gap = min(gap, _F(200.0))
+        others = total + n_top
+        rest = scale * others if right else (total + (n_top - _F(1.0))) + scale
+        z = _F(1.0) + rest
+        log_z = log1p_pos(rest)
+        of_others = scale if right else _F(1.0)
+        spread = scale * (gap * others + weighted) if right else weighted + scale * gap
+        nan = _F(np.nan)
+        loss[i] = nan if broken else (log_z if right else log_z - d)
+        el2n[i] = nan if broken else of_others * sqrt_of(squares + n_top + others * others) / z
+        margin[i] = nan if broken else d
+        entropy[i] = nan if broken else log_z + spread / z
+        p_label[i] = nan if broken else (_F(1.0) if right else scale) / z
+        correct[i] = (parts[6, i] != _F(0.0)) & (not broken)
+
+
+def _score_rows(logits, kind, labels, out):  # type: ignore[no-untyped-def]
+    """Fill the outputs for logits (n, c ≥ 2) of kind 0 (float32), 1 (half), 2 (bfloat16)."""
+    n_rows, n_classes = logits.shape
+    length = (n_classes + _LANES - 1) // _LANES * _LANES
+    for block in numba.prange((n_rows + _BLOCK - 1) // _BLOCK):
+        rows = (block * _BLOCK, min(n_rows, block * _BLOCK + _BLOCK))
+        parts = np.empty((7, _BLOCK), np.float32)
+        if n_classes <= _FEW:
+            columns = np.empty((n_classes, _BLOCK), np.float32)
+            _short_rows(logits, kind, labels, rows, columns, parts)
         else:
-            wrong, wrong_squares = total - label_e, 1.0 + rest_squares - label_e * label_e
-        share = wrong / total
-        loss[row] = math.log1p(rest) - label_gap
-        el2n[row] = math.sqrt(wrong_squares / (total * total) + share * share)
-        margin[row] = np.float64(z[label]) - other
-        entropy[row] = math.log1p(rest) - weighted / total
-        p_label[row] = label_e / total
-        correct[row] = label == top
-        if broken or math.isinf(peak):
-            loss[row] = el2n[row] = margin[row] = entropy[row] = p_label[row] = np.nan
-            correct[row] = False
+            _long_rows(logits, kind, labels, rows, np.full(length, -_INF, np.float32), parts)
+        _finish(parts, rows[1] - rows[0], out, rows[0])
 
 
 launch: Callable[..., None] = numba.njit(parallel=True, cache=True)(_score_rows)

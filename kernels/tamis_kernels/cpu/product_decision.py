@@ -1,0 +1,217 @@
+"""Scores of a product → the nearest two prototypes, by bounds first and then by distances."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from tamis_kernels.cpu.product_rows import LARGE, load_row
+from tamis_kernels.cpu.vector_math import float_of, order_key
+
+__all__ = ["decide"]
+
+_F = np.float32
+_BIG = _F(3e38)
+_TINY, _HUGE = 1e-30, 1e30
+_LANES = 64  # scores are scanned in blocks of so many
+# A bfloat16 has eight bits: half a unit in the last place, and a hair for the bound's own rounding.
+_BFLOAT16_UNIT = _F(2.0**-8 * 1.01)
+# Sums may be re-ordered: the bounds hold for any order.
+_SUM = {"contract", "reassoc", "nsz"}
+
+
+@njit(nogil=True, fastmath={"contract"})
+def _values(scores, step, scale, half_norms, values):  # type: ignore[no-untyped-def]
+    if scores.itemsize == 2:  # bits of bfloat16; scale is 1
+        for j in range(scores.size):
+            values[j] = float_of(np.int32(np.int32(scores[j]) << 16)) - half_norms[j]
+    else:
+        for j in range(scores.size):
+            values[j] = _F(scores[j]) * (step * scale[j]) - half_norms[j]
+
+
+@njit(nogil=True)
+def _block_tops(values, tops):  # type: ignore[no-untyped-def]
+    keys = values.view(np.int32)
+    for block in range(tops.size):
+        top = np.int32(-0x80000000)
+        for j in range(block * _LANES, block * _LANES + _LANES):
+            top = max(top, order_key(keys[j]))
+        tops[block] = float_of(order_key(top))
+
+
+@njit(nogil=True)
+def _second_largest(values, tops):  # type: ignore[no-untyped-def]
+    """The second largest value; equal to the largest where that stands twice."""
+    first, second, block = -_BIG, -_BIG, 0
+    for b in range(tops.size):
+        if tops[b] > first:
+            first, second, block = tops[b], first, b
+        elif tops[b] > second:
+            second = tops[b]
+    seen = False
+    for j in range(block * _LANES, block * _LANES + _LANES):
+        value = values[j]
+        if value > second:
+            if value == first and not seen:
+                seen = True
+            else:
+                second = value
+    return second
+
+
+@njit(nogil=True)
+def _collect(values, tops, threshold, n_prototypes, candidates):  # type: ignore[no-untyped-def]
+    n = 0
+    for block in range(tops.size):
+        if tops[block] >= threshold:
+            stop = min(block * _LANES + _LANES, n_prototypes)
+            for j in range(block * _LANES, stop):
+                if values[j] >= threshold:
+                    candidates[n] = j
+                    n += 1
+    return n
+
+
+@njit(nogil=True)
+def _tighten(values, half_norms, errors, of_row, candidates, n, upper):  # type: ignore[no-untyped-def]
+    """Drop the candidates that their own bounds exclude, not the table's largest; order stays."""
+    residual, norm, relative, rounding = of_row
+    first, second = -_BIG, -_BIG  # largest lower bounds
+    for a in range(n):
+        j = candidates[a]
+        norm_p = errors[j, 0]
+        bound = residual * norm_p + norm * errors[j, 1]
+        bound += relative * (norm * norm_p + half_norms[j])
+        bound += _F(1.02) * rounding * abs(values[j] + half_norms[j])
+        upper[a] = values[j] + bound * _F(1.0001)
+        lower = values[j] - bound * _F(1.0001)
+        if lower > first:
+            first, second = lower, first
+        elif lower > second:
+            second = lower
+    kept = 0
+    for a in range(n):
+        if upper[a] >= second:
+            candidates[kept] = candidates[a]
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, fastmath=_SUM)
+def _distance32(a, factor_a, b, factor_b):  # type: ignore[no-untyped-def]
+    total = _F(0.0)
+    for i in range(a.size):
+        e = _F(a[i]) * factor_a - _F(b[i]) * factor_b
+        total += e * e
+    return total
+
+
+@njit(nogil=True, fastmath=_SUM)
+def _distance64(a, factor_a, b, factor_b):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(a.size):
+        e = np.float64(a[i]) * factor_a - np.float64(b[i]) * factor_b
+        total += e * e
+    return total
+
+
+@njit(nogil=True)
+def _filter(row, factor, exact, inverse_norms, unit, candidates, n, lowest):  # type: ignore[no-untyped-def]
+    """Drop the candidates that distances in float32 already exclude; the order stays."""
+    relative = _F((row.size + 8) * 2.0**-24 * 1.02)
+    first, second = _F(np.inf), _F(np.inf)  # smallest upper bounds
+    for a in range(n):
+        j = candidates[a]
+        square = _distance32(row, _F(factor), exact[j], _F(inverse_norms[j]))
+        error = relative * square + _F(1e-36)
+        if unit:  # each difference of unit vectors' coordinates was rounded before it was squared
+            error += _F(2.0**-20) * np.sqrt(square) + _F(2.0**-40)
+        lowest[a] = square - error
+        upper = square + error
+        if upper < first:
+            first, second = upper, first
+        elif upper < second:
+            second = upper
+    kept = 0
+    for a in range(n):
+        if not (lowest[a] > second):
+            candidates[kept] = candidates[a]
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def decide(  # type: ignore[no-untyped-def]
+    x,
+    kind,
+    rows,
+    scores,
+    sizes,
+    factors,
+    scale,
+    half_norms,
+    errors,
+    largest,
+    exact,
+    inverse_norms,
+    unit,
+    row,
+    outputs,
+    counts,
+):
+    """Fill the outputs of the rows from the scores of one chunk."""
+    index, distance, second_distance = outputs
+    n_prototypes, padded = exact.shape[0], scale.size
+    wide = (padded + _LANES - 1) // _LANES * _LANES
+    values = np.full(wide, -_BIG, np.float32)
+    tops = np.empty(wide // _LANES, np.float32)
+    candidates = np.empty(n_prototypes, np.int64)
+    lowest = np.empty(n_prototypes, np.float32)
+    norm_p, residual_p, half_p, summing = largest
+    # What float32 holds accurately, factors of unit vectors included.
+    all_float32 = row.itemsize == 4 and exact.itemsize == 4
+    all_float32 &= inverse_norms.min() > _TINY and inverse_norms.max() < _HUGE
+    for i in range(rows.size):
+        step, residual, norm = sizes[i, 0], sizes[i, 1], sizes[i, 2]
+        factor = factors[i]
+        if np.isnan(factor):
+            counts[1] += unit
+            index[rows[i]] = 0
+            distance[rows[i]] = second_distance[rows[i]] = np.nan
+            continue
+        load_row(x, kind, rows[i], row)
+        n = n_prototypes
+        if norm < LARGE:
+            _values(scores[i], step, scale, half_norms, values[:padded])
+            _block_tops(values, tops)
+            bound = residual * norm_p + norm * residual_p
+            bound += (summing + _F(2.0**-20)) * (norm * norm_p + half_p)
+            second_value = _second_largest(values, tops)
+            if scores.itemsize == 2:
+                # The product itself was rounded, by a share of itself that shrinks more slowly
+                # than values fall: what holds at the second largest holds below it.
+                bound += _F(1.6) * _BFLOAT16_UNIT * (abs(second_value) + half_p)
+            threshold = second_value - _F(2.02) * bound
+            n = _collect(values, tops, threshold, n_prototypes, candidates)
+            if n > 3:
+                rounding = _BFLOAT16_UNIT if scores.itemsize == 2 else _F(0.0)
+                own = (residual, norm, summing + _F(2.0**-20), rounding)
+                n = _tighten(values, half_norms, errors, own, candidates, n, lowest)
+            counts[0] += n
+            if n > 3 and all_float32 and _TINY < factor < _HUGE:
+                n = _filter(row, factor, exact, inverse_norms, unit, candidates, n, lowest)
+        else:
+            for j in range(n):
+                candidates[j] = j
+        first, second, nearest = np.inf, np.inf, 0
+        for a in range(n):
+            j = candidates[a]
+            square = _distance64(row, factor, exact[j], inverse_norms[j])
+            if square < first:
+                first, second, nearest = square, first, j
+            elif square < second:
+                second = square
+        index[rows[i]] = nearest
+        distance[rows[i]] = 0.5 * first if unit else np.sqrt(first)
+        second_distance[rows[i]] = 0.5 * second if unit else np.sqrt(second)

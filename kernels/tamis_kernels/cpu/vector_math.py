@@ -1,0 +1,148 @@
+"""Elementary functions in float32 that LLVM can vectorise: no branches, no calls.
+
+Numba's ``math.exp`` is a call into libm, one value at a time; these are a few multiplications, so a
+loop over them runs at eight or sixteen values an instruction. Relative errors are below 1.5e-7.
+They must not be compiled with ``reassoc``: their rounding tricks are what that flag undoes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+__all__ = [
+    "bits_of",
+    "exp_neg",
+    "float_of",
+    "half_to_float",
+    "log1p_pos",
+    "number",
+    "order_key",
+    "sqrt_of",
+]
+
+_F = np.float32
+_LOG2E = _F(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # high has few bits: n · high is exact
+_ROUND = _F(12582912.0)  # 1.5 · 2²³: adding it leaves the nearest integer in the low bits
+_LOWEST = _F(-87.0)  # e to it is still a normal number
+_SQRT_HALF = _F(0.70710678)
+# Least-squares fits of (eʳ − 1 − r) / r² on |r| ≤ ln 2 / 2, and of (log(1 + f) − f + f²/2) / f³ on
+# √½ − 1 ≤ f ≤ √2 − 1, as in Cephes (Moshier 1989), highest power first.
+_EXP = [
+    _F(c) for c in (1.98756915e-4, 1.39819995e-3, 8.33345191e-3, 4.16657959e-2, 1.66666655e-1, 0.5)
+]
+_E0, _E1, _E2, _E3, _E4, _E5 = _EXP
+_LOG = [
+    _F(c)
+    for c in (
+        7.0376836292e-2,
+        -1.1514610310e-1,
+        1.1676998740e-1,
+        -1.2420140846e-1,
+        1.4249322787e-1,
+        -1.6668057665e-1,
+        2.0000714765e-1,
+        -2.4999993993e-1,
+        3.3333331174e-1,
+    )
+]
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = _LOG
+
+
+def _bits_of(context: Any, x: Any) -> Any:
+    """The 32 bits of a float32 as an int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+def _float_of(context: Any, bits: Any) -> Any:
+    """The float32 with these 32 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+def _sqrt_of(context: Any, x: Any) -> Any:
+    """√x as one instruction; Numba's own is a call that may set errno, which is not vectorised."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        root = builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()])
+        return builder.call(root, args)
+
+    return types.float32(types.float32), generate
+
+
+# Typed by hand: to a type checker, an intrinsic is the function that generates its code.
+bits_of: Callable[..., Any] = intrinsic(_bits_of)
+float_of: Callable[..., Any] = intrinsic(_float_of)
+sqrt_of: Callable[..., Any] = intrinsic(_sqrt_of)
+
+
+@njit
+def order_key(bits):  # type: ignore[no-untyped-def]
+    """Integer that sorts as the float32 with these bits does; the map is its own inverse.
+
+    NaN with the sign bit clear sorts above infinity, with it set below minus infinity.
+    """
+    return np.int32(bits ^ ((bits >> 31) & 0x7FFFFFFF))
+
+
+@njit
+def half_to_float(half):  # type: ignore[no-untyped-def]
+    """The float32 of 16 bits of IEEE half precision; exact, subnormals and infinities included."""
+    magnitude = np.int32(half & 0x7FFF)
+    # The exponent's bias differs by 112; a product corrects it, for subnormal numbers too.
+    scaled = float_of(np.int32(magnitude << 13)) * _F(2.0**112)
+    special = np.int32(0x7F800000) if magnitude >= 0x7C00 else np.int32(0)
+    return float_of(np.int32(bits_of(scaled) | special | (np.int32(half & 0x8000) << 16)))
+
+
+@njit
+def number(value, kind):  # type: ignore[no-untyped-def]
+    """What a coordinate stands for: of kind 0 itself, 1 bits of float16, 2 bits of bfloat16."""
+    if kind == 1:
+        return half_to_float(np.int32(value))
+    if kind == 2:
+        return float_of(np.int32(np.int32(value) << 16))
+    return value
+
+
+@njit(fastmath={"contract"})
+def exp_neg(x):  # type: ignore[no-untyped-def]
+    """eˣ for x ≤ 0; exactly 1 at 0, e⁻⁸⁷ below −87, NaN for NaN."""
+    given = x
+    x = _LOWEST if x < _LOWEST else x
+    shifted = x * _LOG2E + _ROUND
+    n = shifted - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = ((((_E0 * r + _E1) * r + _E2) * r + _E3) * r + _E4) * r + _E5
+    p = p * (r * r) + r + _F(1.0)
+    power = float_of(np.int32(bits_of(p) + np.int32(bits_of(shifted) << 23)))
+    return power if given == given else given  # arithmetic on a NaN's bits may give a number
+
+
+@njit(fastmath={"contract"}, error_model="numpy")  # no branch for a division by zero
+def log1p_pos(x):  # type: ignore[no-untyped-def]
+    """log(1 + x) for x ≥ 0, also where 1 + x rounds to 1; NaN for NaN, finite x only."""
+    u = _F(1.0) + x
+    lost = (x - (u - _F(1.0))) / u  # what the rounding of u took from the logarithm
+    bits = bits_of(u)
+    # u = 2ⁿ · m with √½ ≤ m < √2.
+    n = np.int32(np.int32(bits - bits_of(_SQRT_HALF)) >> 23)
+    f = float_of(np.int32(bits - (n << 23))) - _F(1.0)
+    p = ((((_L0 * f + _L1) * f + _L2) * f + _L3) * f + _L4) * f + _L5
+    p = ((p * f + _L6) * f + _L7) * f + _L8
+    square = f * f
+    tail = p * (f * square) + _F(n) * _LN2_LOW - _F(0.5) * square
+    return (tail + lost) + f + _F(n) * _LN2_HIGH

@@ -1,0 +1,1 @@
+"""CUDA sources on a CPU: the shim, and a runtime for the launch code."""
