@@ -8,7 +8,6 @@
     ├── BundleError            a file that is not a bundle that can be used here
     │   └── DamagedBundleError a bundle that contradicts itself
     ├── ScoreTableError        a score table that does not fit
-    ├── DependencyError        an optional package that is missing, or two that exclude each other
     └── WorkFailedError        the work itself failed: exit code 1
 
 Each message is one line and says what was expected, what was found, and what to do.
@@ -19,7 +18,6 @@ from __future__ import annotations
 __all__ = [
     "BundleError",
     "DamagedBundleError",
-    "DependencyError",
     "ImageError",
     "ScoreTableError",
     "SourceError",
@@ -83,10 +81,6 @@ class WorkFailedError(TamisError):
     """The input was fine and the work failed all the same."""
 
     exit_code = 1
-
-
-class DependencyError(TamisError):
-    """An optional package that is missing, or two that exclude each other."""
 
 
 def first_line(error: BaseException) -> str:

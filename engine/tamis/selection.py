@@ -15,8 +15,8 @@ from tamis.arrays import n_repeated
 from tamis.atomic import atomic_path, refuse_other_suffix
 from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, UsageError, first_line
-from tamis.hashing import example_hash
 from tamis.score_table import ScoreTable
+from tamis_kernels import select_top
 
 __all__ = [
     "Selection",
@@ -138,7 +138,7 @@ def class_quotas(labels: NDArray[np.integer], n_keep: int, class_balance: float)
 def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     """Choose examples: each class's quota first, then the best of all the others.
 
-    Ties are broken by a hash of seed and id, never by position. O(n log n).
+    Ties are broken by a hash of seed and id, never by position. O(n).
 
     Raises:
         UsageError: ``count`` out of range.
@@ -153,27 +153,28 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
         raise UsageError(
             "--count", expected=f"1 to {n_total}", found=str(n_keep), do="pass another count"
         )
-    order = _ranking(table, settings)
-    kept = np.zeros(n_total, bool)
+    values, classes = np.unique(table.labels, return_inverse=True)
     quotas = class_quotas(table.labels, n_keep, settings.class_balance)
-    ranked_labels = table.labels[order]
-    for label, quota in quotas.items():
-        kept[order[np.flatnonzero(ranked_labels == label)[:quota]]] = True
-    others = order[~kept[order]]
-    kept[others[: n_keep - int(kept.sum())]] = True
-    found = dict(zip(*np.unique(table.labels[kept], return_counts=True), strict=True))
-    per_class = {label: int(found.get(label, 0)) for label in quotas}
+    kept: NDArray[np.bool_] = select_top(
+        _scores(table, settings),
+        table.example_ids,
+        n_keep,
+        labels=classes,
+        quotas=np.fromiter(quotas.values(), np.int64),
+        seed=settings.seed,
+    )
+    found = np.bincount(classes[kept], minlength=len(values))
+    per_class = dict(zip(values.tolist(), found.tolist(), strict=True))
     return Selection(table.example_ids[kept], n_total, per_class, settings, table.bundle_digest)
 
 
-def _ranking(table: ScoreTable, settings: SelectionSettings) -> NDArray[np.int64]:
-    """Positions, the first to keep first."""
-    ties = example_hash(table.example_ids, settings.seed, "tie")
+def _scores(table: ScoreTable, settings: SelectionSettings) -> NDArray[np.float32]:
+    """(n,) float32, the highest to be kept first; all alike where ties are to decide."""
     if settings.side == "random":
-        return np.argsort(ties, kind="stable")
+        return np.zeros(len(table.example_ids), np.float32)
     assert settings.metric is not None  # checked by the settings
-    scores = table.column(settings.metric).values.astype(np.float64)
-    return np.lexsort((ties, -scores if settings.side == "hard" else scores))
+    scores = table.column(settings.metric).values
+    return scores if settings.side == "hard" else -scores
 
 
 def write_selection(selection: Selection, out: Path, *, overwrite: bool = False) -> None:

@@ -18,7 +18,7 @@ from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, ScoreTableError, UsageError
 from tamis.loaders.memory_loader import MemoryLoader, load_image_set
 from tamis.metrics.campaign import CampaignSettings, compute_embeddings, score
-from tamis.metrics.dynamics import ForgettingCounter, RunDynamics
+from tamis.metrics.dynamics import RunDynamics, forgetting_scores
 from tamis.metrics.registry import METRICS, get_metrics
 from tamis.models.small_resnet import SmallResNet
 from tamis.prototypes import (
@@ -30,6 +30,7 @@ from tamis.statistics import rank_correlation
 from tamis.training.loop import Seeds, train
 from tamis.training.recipes import RECIPES
 from tamis.training.selfsup import SelfsupSettings
+from tamis_kernels import new_statistics, score_and_update
 
 CPU = torch.device("cpu")
 SHORT = replace(RECIPES["digits"], epochs=4, width=8)
@@ -109,12 +110,12 @@ def test_dynamics_match_slow_definitions(bundle: Bundle, monkeypatch: pytest.Mon
 
 
 def test_never_learned_examples_are_the_hardest() -> None:
-    counter = ForgettingCounter(4)
-    everyone = np.arange(4)
+    statistics, everyone = new_statistics(4, tracked=()), np.arange(4)
     # 0: always right; 1: right, wrong, right, wrong; 2: never right; 3: learned last.
     for right in ([1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 1]):
-        counter.update(everyone, np.array(right, bool))
-    assert counter.scores(4).tolist() == [0, 2, 4, 0]
+        logits = np.stack([np.zeros(4), np.where(right, 1, -1)], axis=1).astype(np.float32)
+        score_and_update(logits, np.ones(4, np.int64), statistics, everyone)
+    assert forgetting_scores(statistics, 4).tolist() == [0, 2, 4, 0]
 
 
 def test_scores_are_means_over_models(bundle: Bundle) -> None:

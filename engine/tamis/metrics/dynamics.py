@@ -18,32 +18,9 @@ from tamis.arrays import to_numpy
 from tamis.inference import Outputs, infer
 from tamis.loaders.batch import Loader
 from tamis.models.small_resnet import SmallResNet
-from tamis_kernels import row_scores
+from tamis_kernels import Statistics, new_statistics, row_scores, score_and_update
 
-__all__ = ["DynamicsScores", "ForgettingCounter", "RunDynamics"]
-
-
-class ForgettingCounter:
-    """Counts correct → wrong transitions per example; 6 bytes of state an example.
-
-    Args:
-        n_examples: Positions 0…n-1.
-    """
-
-    def __init__(self, n_examples: int) -> None:
-        self._events = np.zeros(n_examples, np.int32)
-        self._was_correct = np.zeros(n_examples, bool)
-        self._ever_correct = np.zeros(n_examples, bool)
-
-    def update(self, positions: NDArray[np.int64], correct: NDArray[np.bool_]) -> None:
-        """Take one presentation of distinct examples."""
-        self._events[positions] += self._was_correct[positions] & ~correct
-        self._was_correct[positions] = correct
-        self._ever_correct[positions] |= correct
-
-    def scores(self, n_epochs: int) -> NDArray[np.float64]:
-        """(n,) events; an example that was never right counts ``n_epochs``, as the hardest."""
-        return np.where(self._ever_correct, self._events, n_epochs).astype(np.float64)
+__all__ = ["DynamicsScores", "RunDynamics", "forgetting_scores"]
 
 
 class RunDynamics:
@@ -66,16 +43,22 @@ class RunDynamics:
         self._sorter = np.argsort(example_ids, kind="stable")
         self._sorted_ids = example_ids[self._sorter]
         self._evaluation, self._early_epoch, self._device = evaluation, early_epoch, device
-        self._forgetting = ForgettingCounter(len(example_ids))
-        self._n_epochs = 0
+        self._statistics: Statistics | None = None
+        self._n_epochs, self._epoch = 0, -1
         self.el2n: NDArray[np.float64] | None = None
 
     def on_batch(
         self, epoch: int, example_ids: NDArray[np.int64], labels: Tensor, logits: Tensor
     ) -> None:
         """Count forgetting on the logits as trained on."""
+        if self._statistics is None:
+            self._statistics = new_statistics(len(self._sorter), tracked=(), like=logits)
+        if epoch != self._epoch:
+            self._statistics.begin_epoch(epoch)
+            self._epoch = epoch
         positions = self._sorter[np.searchsorted(self._sorted_ids, example_ids)]
-        self._forgetting.update(positions, to_numpy(logits.argmax(dim=1) == labels))
+        at = torch.from_numpy(positions).to(logits.device)
+        score_and_update(logits.detach(), labels, self._statistics, at)
 
     def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
         """Take EL2N at the early epoch."""
@@ -91,14 +74,21 @@ class RunDynamics:
             "loss": np.concatenate([part.loss for part in final]).astype(np.float64),
             "margin": -np.concatenate([part.margin for part in final]).astype(np.float64),
             "entropy": np.concatenate([part.entropy for part in final]).astype(np.float64),
-            "forgetting": self._forgetting.scores(self._n_epochs),
         }
+        if self._statistics is not None:
+            scores["forgetting"] = forgetting_scores(self._statistics, self._n_epochs)
         if self.el2n is not None:
             scores["el2n"] = self.el2n
         return scores
 
     def _passes(self, model: SmallResNet) -> Iterator[Outputs]:
         return infer(model, self._evaluation, self._device)
+
+
+def forgetting_scores(statistics: Statistics, n_epochs: int) -> NDArray[np.float64]:
+    """(n,) forgetting events; one never right counts ``n_epochs``, as the hardest."""
+    learned = to_numpy(statistics.first_learned) >= 0
+    return np.where(learned, to_numpy(statistics.forgetting), n_epochs).astype(np.float64)
 
 
 class DynamicsScores:
