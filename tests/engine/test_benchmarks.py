@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
+from host_cuda.runtime import HostRuntime
 from tamis.benchmarks.bundles import BundleBench, bench_bundles
 from tamis.benchmarks.ffcv_writer import write_with_ffcv
+from tamis.benchmarks.kernels.gpu import Gpu
+from tamis.benchmarks.kernels.protocol import QUICK, Bench, agree, threads
+from tamis.benchmarks.kernels.running import STEMS, KernelBench, bench_kernels
 from tamis.benchmarks.material import image_files, photographs, repeated
-from tamis.benchmarks.measuring import Row, environment, row, timed
+from tamis.benchmarks.measuring import Ceiling, Row, environment, row, timed
+from tamis.benchmarks.records import HEADERS, append_record, cells, plain_table
 from tamis.benchmarks.scale import bench_scale
 from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
@@ -49,9 +60,34 @@ def test_rows() -> None:
     assert row("x", 100, "i/s", 2.0, peer="p", peer_seconds=1.0, peer_amount=10).ratio == 5.0
 
 
+def test_rows_of_times_and_with_ceilings() -> None:
+    slow = Row("x", 70.0, "MB", goal=64.0, lower_is_better=True)
+    assert slow.met is False
+    assert Row("x", 3.0, "ms", "p", 2.0, 1.5, 1.6, lower_is_better=True).met is True
+    found = row("x", 100, "rows/s", 2.0).of(30.0, 2.0, Ceiling("parallel read", 20.0, "GB/s"))
+    assert (found.value, found.achieved, found.ceiling, found.share) == (50.0, 15.0, 20.0, 0.75)
+    assert cells(found)[-2:] == ("15 GB/s", "75% of 20, parallel read")
+    assert cells(slow)[6] == "≤ 64 missed"
+    header, line = plain_table([found])
+    assert header.split()[0] == HEADERS[0]
+    assert len(header) == len(line)
+
+
+def test_records_are_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bench_x.py", "--turns"])
+    path = tmp_path / "x.jsonl"
+    for seconds in (1.0, 2.0):
+        append_record(path, [row("x", 2, "rows/s", seconds)], {"cores": 2})
+    first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert (first["rows"][0]["value"], second["rows"][0]["value"]) == (2.0, 1.0)
+    assert first["command"] == ["bench_x.py", "--turns"]
+    assert first["environment"] == {"cores": 2}
+
+
 def test_the_environment_names_the_machine() -> None:
     found = environment()
     assert found["ffcv"] == "1.0.2"
+    assert found["faiss"] != "missing"
     assert {"processor", "cores", "kernel", "tamis"} <= found.keys()
 
 
@@ -105,3 +141,116 @@ def test_growth(sample_bundle: Path, tmp_path: Path) -> None:
     assert [found.ratio for found in rates[:4]] == [1.0] * 4
     assert all(found.value > 20 for found in rows if found.unit == "MB at peak")
     assert list(tmp_path.iterdir()) == []
+
+
+class HostCard(Gpu):
+    """Runs what the GPU's benchmarks do on torch tensors of the CPU, and kernels under the shim."""
+
+    device = "cpu"
+
+    def elapsed(self, run: Callable[[], object], n_calls: int) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def captured(self, run: Callable[[], object]) -> Callable[[], object]:
+        return run
+
+    def compiled(
+        self, bench: Bench, run: Callable[..., Any], *arguments: Any
+    ) -> Callable[..., Any] | None:
+        return run
+
+    def runtime(self, x: Any) -> Any:
+        return TensorRuntime()
+
+    def release(self) -> None:
+        pass
+
+
+class TensorRuntime(HostRuntime):
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        return torch.from_numpy(super().empty(shape, dtype))
+
+    def launch(self, stem: str, kernel: str, grid: Any, block: int, arguments: Any) -> None:
+        arrays = [a.numpy() if isinstance(a, torch.Tensor) else a for a in arguments]
+        super().launch(stem, kernel, grid, block, arrays)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_kernels_and_peers_agree_on_little(stem: str, device: Literal["cpu", "gpu"]) -> None:
+    n_rows = {
+        "cpu": {"row_scores": 6, "statistics": 3, "select_top": 2, "influence": 2}
+        | {"nearest_prototype": 11, "kmeans": 5},
+        "gpu": {"row_scores": 6, "statistics": 3, "select_top": 1, "influence": 1}
+        | {"nearest_prototype": 15, "kmeans": 5},
+    }
+    what = KernelBench((stem,), device, turns=1, cpu=QUICK, gpu=QUICK, card=HostCard())
+    rows, left_out = bench_kernels(what)
+    assert left_out == []
+    assert len(rows) == n_rows[device][stem]
+    assert [r.name.startswith("GPU") for r in rows] == [device == "gpu"] * len(rows)
+    for found in rows:
+        numbers = [found.value, found.peer_value, found.ratio, found.achieved, found.ceiling]
+        assert all(number is None or 0 <= number < np.inf for number in numbers)
+        if found.ratio is not None and found.peer_value is not None:
+            assert found.ratio == pytest.approx(found.value / found.peer_value)
+        if found.achieved is not None and found.ceiling is not None:
+            assert found.share == pytest.approx(found.achieved / found.ceiling)
+
+
+def test_kernels_leave_out_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("faiss", "sklearn"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "tamis.benchmarks.kernels.faiss_peer", raising=False)
+    rows, left_out = bench_kernels(KernelBench(("kmeans",), "cpu", 1, cpu=QUICK))
+    assert rows == []
+    assert [line.partition(":")[2] for line in left_out] == [
+        " faiss is not installed",
+        " sklearn is not installed",
+    ]
+    with pytest.raises(ValueError, match=r"expected some of .*kmeans; found k-means"):
+        KernelBench(("k-means",))
+
+
+def test_no_times_of_two_that_disagree() -> None:
+    agree("x", np.array([1.0, np.nan, 1e6]), torch.tensor([1.0, np.nan, 1e6 + 1]), within=1e-5)
+    with pytest.raises(WorkFailedError, match="found 1 of 2 that differ"):
+        agree("x", np.array([1.0, 2.0]), torch.tensor([1.0, 2.1]), within=1e-2)
+    with pytest.raises(WorkFailedError, match="found 1 of 2 that differ"):
+        agree("x", np.array([np.nan, 2.0]), np.array([1.0, 2.0]), within=1.0)
+    with pytest.raises(WorkFailedError, match=r"found shape \(3,\)"):
+        agree("x", np.zeros(3), np.zeros(2))
+
+
+def test_threads_are_set_and_set_back() -> None:
+    import faiss
+    import numba
+
+    def all_of_them() -> list[int]:
+        return [numba.get_num_threads(), torch.get_num_threads(), faiss.omp_get_max_threads()]
+
+    before = all_of_them()
+    with threads(1):
+        assert all_of_them() == [1, 1, 1]
+    assert all_of_them() == before
+
+
+def test_scripts_need_no_command_line() -> None:
+    """On a machine with a GPU there may be NumPy, Numba, torch and CuPy alone."""
+    script = Path(__file__).parents[2] / "bench" / "bench_select_top.py"
+    code = (
+        "import runpy, sys\n"
+        f"for name in {ABSENT!r}: sys.modules[name] = None\n"
+        f"sys.argv = [{str(script)!r}, '--quick', '--turns', '1']\n"
+        f"runpy.run_path({str(script)!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert len(last["rows"]) == 2
+    assert last["left_out"] == []
+
+
+ABSENT = ("typer", "rich", "pyarrow", "cv2", "PIL", "ffcv", "faiss", "sklearn", "scipy")

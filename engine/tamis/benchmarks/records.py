@@ -1,0 +1,74 @@
+"""What becomes of measured rows: a line in a file of records, and plain text.
+
+It needs the standard library alone, so that it serves machines with nothing but the kernels, too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tamis.benchmarks.measuring import Row
+
+__all__ = ["HEADERS", "append_record", "cells", "found", "plain_table"]
+
+HEADERS = ("work", "tamis", "", "peer", "", "ratio", "goal", "achieved", "of ceiling")
+"""Of :func:`cells`; the last two are empty where no ceiling was measured."""
+
+
+def append_record(path: Path, rows: Sequence[Row], environment: dict[str, Any]) -> None:
+    """Append rows, environment, time and command to a file, as one JSON line."""
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(argument).name for argument in sys.argv],
+        **found(rows, environment),
+    }
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def found(rows: Sequence[Row], environment: dict[str, Any]) -> dict[str, Any]:
+    """The object that is printed as JSON."""
+    return {"rows": [asdict(row) for row in rows], "environment": environment}
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row of a table for people, under ``HEADERS``."""
+    return (
+        row.name,
+        _number(row.value),
+        row.unit,
+        row.peer or "",
+        "" if row.peer_value is None else _number(row.peer_value),
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        _goal(row),
+        "" if row.achieved is None else f"{_number(row.achieved)} {row.achieved_unit}",
+        ""
+        if row.share is None or row.ceiling is None
+        else f"{row.share:.0%} of {_number(row.ceiling)}, {row.ceiling_name}",
+    )
+
+
+def plain_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Lines of text in columns."""
+    lines = [HEADERS, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+
+
+def _number(value: float) -> str:
+    """Three digits at least, grouped."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    sign = "≤ " if row.lower_is_better else ""
+    return f"{sign}{_number(row.goal)} {'✓' if row.met else 'missed'}"
