@@ -38,10 +38,11 @@ REAL_DATA = Path(os.environ.get("TAMIS_DATA") or REPOSITORY.parent / "shared" / 
 
 @pytest.hookimpl(trylast=True)  # after pytest has put its own hook in place
 def pytest_configure() -> None:
-    """Overlook one error that nobody raises: numba's, when it collects FFCV's compiled loops.
+    """Overlook one error that nobody raises: numba's, when it collects compiled loops.
 
-    numba 0.68 looks up overloads with literal arguments in a finaliser and does not find them;
-    the collector may run it in any test. Other unraisable errors fail the test as ever.
+    Stock FFCV, which some tests run, changes numba's own types (see kernels/test_beside_ffcv.py); a
+    finaliser of numba 0.68 then does not find its overloads, and the collector may run it in any
+    test. Other unraisable errors fail the test as ever.
     """
     report = sys.unraisablehook
 

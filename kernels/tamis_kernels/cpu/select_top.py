@@ -6,6 +6,9 @@ still share all digits so far with their class's threshold, and the digit of the
 one at which the running sum reaches what the class keeps. Two or three passes settle most scores,
 because a class is done as soon as a whole bucket is kept. Each thread counts its own stretch of
 rows, so that the counts are the same however many there are.
+
+No vector here is of unsigned integers: FFCV marks numba's types of these, which all share, as
+read-only, and numba then does not find again what it has compiled for them.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
 _SCORE, _HASH = 0, 1  # the words; position is the last
 _OPEN, _SETTLED = 0, 1  # a class whose threshold is sought, and one whose is known
-_WORST = np.uint64(0xFFFFFFFF)
+_WORST, _LOW_WORD = np.uint64(0xFFFFFFFF), np.int64(0xFFFFFFFF)
 _BINS = 2**18  # of 4 bytes, of one thread: as much as a second-level cache holds
 _ALL_BINS = 2**24  # of all threads
 _ROWS_A_THREAD = 2**16  # fewer are not worth another thread
@@ -99,10 +102,10 @@ def _keep_best(rows, labels, wanted, n_threads, kept):  # type: ignore[no-untype
     """Mark the best wanted[c] of each class's unmarked rows; labels of one class are not read."""
     n_rows, n_classes = len(kept), len(wanted)
     thresholds = np.zeros((n_classes, 3), np.uint64)
-    states = np.where(wanted > 0, _OPEN, 1 + _SETTLED).astype(np.uint8)
+    states = np.where(wanted > 0, _OPEN, 1 + _SETTLED).astype(np.int8)
     bits = _digit_bits(n_rows, n_classes)
     n_bins = n_classes << bits
-    counts = np.empty((max(1, min(n_threads, _ALL_BINS // n_bins)), n_bins), np.uint32)
+    counts = np.empty((max(1, min(n_threads, _ALL_BINS // n_bins)), n_bins), np.int32)
     for word in range(3):
         upper = 64 if word == _HASH else 32
         while upper > 0 and (states == _OPEN).any():
@@ -167,7 +170,7 @@ def _count_scores(rows, labels, digit, thresholds, states, kept, counts, start, 
             continue
         value = _rank(scores[i]) >> shift
         if (value ^ (thresholds[label, 0] >> shift)) >> _U(bits) == 0:
-            counts[(label << _U(bits)) + (value & mask)] += np.uint32(1)
+            counts[(label << _U(bits)) + (value & mask)] += np.int32(1)
 
 
 @njit
@@ -186,7 +189,7 @@ def _count_ties(rows, labels, digit, thresholds, states, kept, counts, start, st
             value = _U(i)
         value >>= shift
         if (value ^ (thresholds[label, word] >> shift)) >> _U(bits) == 0:
-            counts[(label << _U(bits)) + (value & mask)] += np.uint32(1)
+            counts[(label << _U(bits)) + (value & mask)] += np.int32(1)
 
 
 @njit(parallel=True, error_model="numpy")
@@ -214,7 +217,7 @@ def _bucket(counts, start, n_bins, wanted, label):  # type: ignore[no-untyped-de
     for k in range(n_bins):
         here = _I(0)
         for part in range(len(counts)):
-            here += _I(counts[part, start + k])
+            here += _I(counts[part, start + k]) & _LOW_WORD  # beyond 2³¹ they have wrapped around
         if here >= wanted[label]:
             return k, here
         wanted[label] -= here

@@ -92,4 +92,7 @@ def launch(
 ) -> None:
     """Update the state's arrays by b rows of ids in range and values (tracked, b)."""
     launch_ = _launch_many if len(example_ids) > _FEW else _launch_one
-    launch_(example_ids, values, correct, state)
+    # Not uint8: FFCV marks numba's type of these vectors, which all share, as read-only, and numba
+    # then does not find again what it has compiled for them.
+    signed = tuple(array.view(np.int8) if array.dtype == np.uint8 else array for array in state)
+    launch_(example_ids, values, correct, signed)
