@@ -12,11 +12,12 @@ import numba
 import numpy as np
 from numba import njit
 
-from tamis_kernels.cpu.vector_math import number
+from tamis_kernels.cpu.vector_math import fetch_row, number
 
 __all__ = ["lower_distances", "move_bounds", "row_norms", "sum_by_label"]
 
 _SUM = {"contract", "reassoc", "nsz"}
+_STRETCH = 16384  # rows, at least; a memory map is read in order but for within these
 # Of bounds that moved over many iterations, and of distances in float64.
 _SLACK = 1e-9
 
@@ -78,20 +79,40 @@ def move_bounds(x, kind, factors, centres, drift, labels, near, far, active):  #
             active[i] = not near[i] * (1.0 + _SLACK) < far[i]
 
 
+@njit
+def _sort_by_label(labels, ends, order):  # type: ignore[no-untyped-def]
+    """Fill order (n,) with the rows by label, those of one label in their order; ends: (k + 1,)."""
+    ends[:] = 0
+    for label in labels:
+        ends[label + 1] += 1
+    for c in range(1, ends.size):
+        ends[c] += ends[c - 1]
+    for i in range(labels.size):
+        order[ends[labels[i]]] = i
+        ends[labels[i]] += 1
+
+
 @njit(parallel=True, cache=True)
 def sum_by_label(x, kind, multipliers, labels, n_parts, sums):  # type: ignore[no-untyped-def]
     """Add multiplier · row to the sums (k, d) float64 of its label, in the order of the rows.
 
     The columns, not the rows, are shared out in ``n_parts``: a sum is then the same bits with any
-    number of threads.
+    number of threads. Stretches of rows are taken label by label, so that a sum stays in the cache.
     """
     n_rows, n_dimensions = x.shape
-    for part in numba.prange(n_parts):
-        start, stop = n_dimensions * part // n_parts, n_dimensions * (part + 1) // n_parts
-        for i in range(n_rows):
-            total, row, multiplier = sums[labels[i]], x[i], multipliers[i]
-            for j in range(start, stop):
-                total[j] += np.float64(number(row[j], kind)) * multiplier
+    stretch = max(_STRETCH, 4 * len(sums))
+    order, ends = np.empty(min(stretch, n_rows), np.int64), np.empty(len(sums) + 1, np.int64)
+    for start in range(0, n_rows, stretch):
+        n = min(start + stretch, n_rows) - start
+        _sort_by_label(labels[start : start + n], ends, order)
+        for part in numba.prange(n_parts):
+            begin, end = n_dimensions * part // n_parts, n_dimensions * (part + 1) // n_parts
+            for at in range(n):
+                fetch_row(x, start + order[min(at + 2, n - 1)], begin, end)
+                i = start + order[at]
+                total, row, multiplier = sums[labels[i]], x[i], multipliers[i]
+                for j in range(begin, end):
+                    total[j] += np.float64(number(row[j], kind)) * multiplier
 
 
 @njit(parallel=True, cache=True)

@@ -29,6 +29,9 @@ __all__ = ["ProductSearch"]
 
 _CHUNK_BYTES = 32 << 20  # of rounded rows and scores, of all threads together
 _MOST_ROWS = 1024
+# Scores of so many bytes stay in a second-level cache until they are looked through. Float32's
+# products lose more by small chunks than that gains.
+_SCORE_BYTES, _LEAST_ROWS = 1 << 20, 256
 # Where the bound leaves more prototypes of a row than this, or this share of them, deciding between
 # them costs more than products of the next finer precision.
 _COARSE_LEAST, _COARSE_SHARE = 24, 0.025
@@ -108,7 +111,10 @@ class ProductSearch:
         """Of a chunk: what all threads need together stays within the budget."""
         n_dimensions, padded = self.table.operand.shape
         bytes_a_row = 4 * n_dimensions + 4 * padded + 32
-        return int(np.clip(_CHUNK_BYTES // (self._workers * bytes_a_row), 1, _MOST_ROWS))
+        most = _MOST_ROWS
+        if self.table.precision != "float32":
+            most = int(np.clip(_SCORE_BYTES // (4 * padded), _LEAST_ROWS, _MOST_ROWS))
+        return int(np.clip(_CHUNK_BYTES // (self._workers * bytes_a_row), 1, most))
 
 
 class _OneThread:

@@ -6,14 +6,15 @@ import numpy as np
 from numba import njit
 
 from tamis_kernels.cpu.product_rows import LARGE, load_row
-from tamis_kernels.cpu.vector_math import float_of, order_key
+from tamis_kernels.cpu.vector_math import fetch_row, float_of
 
 __all__ = ["decide"]
 
 _F = np.float32
 _BIG = _F(3e38)
 _TINY, _HUGE = 1e-30, 1e30
-_LANES = 64  # scores are scanned in blocks of so many
+_LANES = 64  # by which scores are looked through
+_FETCHED = 4096  # bytes of a row that are fetched ahead; the rest the CPU foresees
 # A bfloat16 has eight bits: half a unit in the last place, and a hair for the bound's own rounding.
 _BFLOAT16_UNIT = _F(2.0**-8 * 1.01)
 # Sums may be re-ordered: the bounds hold for any order.
@@ -21,36 +22,37 @@ _SUM = {"contract", "reassoc", "nsz"}
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _values(scores, step, scale, half_norms, values):  # type: ignore[no-untyped-def]
-    if scores.itemsize == 2:  # bits of bfloat16; scale is 1
-        for j in range(scores.size):
-            values[j] = float_of(np.int32(np.int32(scores[j]) << 16)) - half_norms[j]
-    else:
-        for j in range(scores.size):
-            values[j] = _F(scores[j]) * (step * scale[j]) - half_norms[j]
+def _values(scores, step, scale, half_norms, values, tops):  # type: ignore[no-untyped-def]
+    """Fill values, and tops[lane] with the largest of values[lane], values[lane + _LANES], …
 
-
-@njit(nogil=True)
-def _block_tops(values, tops):  # type: ignore[no-untyped-def]
-    keys = values.view(np.int32)
-    for block in range(tops.size):
-        top = np.int32(-0x80000000)
-        for j in range(block * _LANES, block * _LANES + _LANES):
-            top = max(top, order_key(keys[j]))
-        tops[block] = float_of(order_key(top))
+    Largest by lane, because that of neighbours would need sums across a vector's lanes.
+    """
+    tops[:] = -_BIG
+    for start in range(0, scores.size, _LANES):
+        stop = min(start + _LANES, scores.size)
+        products, norms, out = scores[start:stop], half_norms[start:stop], values[start:stop]
+        if scores.itemsize == 2:  # bits of bfloat16; scale is 1
+            for lane in range(out.size):
+                out[lane] = float_of(np.int32(np.int32(products[lane]) << 16)) - norms[lane]
+        else:
+            factors = scale[start:stop]
+            for lane in range(out.size):
+                out[lane] = _F(products[lane]) * (step * factors[lane]) - norms[lane]
+        for lane in range(out.size):
+            tops[lane] = out[lane] if out[lane] > tops[lane] else tops[lane]
 
 
 @njit(nogil=True)
 def _second_largest(values, tops):  # type: ignore[no-untyped-def]
     """The second largest value; equal to the largest where that stands twice."""
-    first, second, block = -_BIG, -_BIG, 0
-    for b in range(tops.size):
-        if tops[b] > first:
-            first, second, block = tops[b], first, b
-        elif tops[b] > second:
-            second = tops[b]
+    first, second, top_lane = -_BIG, -_BIG, 0
+    for lane in range(_LANES):
+        if tops[lane] > first:
+            first, second, top_lane = tops[lane], first, lane
+        elif tops[lane] > second:
+            second = tops[lane]
     seen = False
-    for j in range(block * _LANES, block * _LANES + _LANES):
+    for j in range(top_lane, values.size, _LANES):
         value = values[j]
         if value > second:
             if value == first and not seen:
@@ -62,11 +64,11 @@ def _second_largest(values, tops):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _collect(values, tops, threshold, n_prototypes, candidates):  # type: ignore[no-untyped-def]
+    """Fill candidates, lane by lane, with the prototypes from the threshold on; gives how many."""
     n = 0
-    for block in range(tops.size):
-        if tops[block] >= threshold:
-            stop = min(block * _LANES + _LANES, n_prototypes)
-            for j in range(block * _LANES, stop):
+    for lane in range(_LANES):
+        if tops[lane] >= threshold:
+            for j in range(lane, n_prototypes, _LANES):
                 if values[j] >= threshold:
                     candidates[n] = j
                     n += 1
@@ -75,7 +77,7 @@ def _collect(values, tops, threshold, n_prototypes, candidates):  # type: ignore
 
 @njit(nogil=True)
 def _tighten(values, half_norms, errors, of_row, candidates, n, upper):  # type: ignore[no-untyped-def]
-    """Drop the candidates that their own bounds exclude, not the table's largest; order stays."""
+    """Drop the candidates that their own bounds exclude, not the table's largest."""
     residual, norm, relative, rounding = of_row
     first, second = -_BIG, -_BIG  # largest lower bounds
     for a in range(n):
@@ -110,15 +112,20 @@ def _distance32(a, factor_a, b, factor_b):  # type: ignore[no-untyped-def]
 @njit(nogil=True, fastmath=_SUM)
 def _distance64(a, factor_a, b, factor_b):  # type: ignore[no-untyped-def]
     total = 0.0
-    for i in range(a.size):
-        e = np.float64(a[i]) * factor_a - np.float64(b[i]) * factor_b
-        total += e * e
+    if factor_a == 1.0 and factor_b == 1.0:
+        for i in range(a.size):
+            e = np.float64(a[i]) - np.float64(b[i])
+            total += e * e
+    else:
+        for i in range(a.size):
+            e = np.float64(a[i]) * factor_a - np.float64(b[i]) * factor_b
+            total += e * e
     return total
 
 
 @njit(nogil=True)
 def _filter(row, factor, exact, inverse_norms, unit, candidates, n, lowest):  # type: ignore[no-untyped-def]
-    """Drop the candidates that distances in float32 already exclude; the order stays."""
+    """Drop the candidates that distances in float32 already exclude."""
     relative = _F((row.size + 8) * 2.0**-24 * 1.02)
     first, second = _F(np.inf), _F(np.inf)  # smallest upper bounds
     for a in range(n):
@@ -162,10 +169,8 @@ def decide(  # type: ignore[no-untyped-def]
 ):
     """Fill the outputs of the rows from the scores of one chunk."""
     index, distance, second_distance = outputs
-    n_prototypes, padded = exact.shape[0], scale.size
-    wide = (padded + _LANES - 1) // _LANES * _LANES
-    values = np.full(wide, -_BIG, np.float32)
-    tops = np.empty(wide // _LANES, np.float32)
+    n_prototypes = exact.shape[0]
+    values, tops = np.empty(scale.size, np.float32), np.empty(_LANES, np.float32)
     candidates = np.empty(n_prototypes, np.int64)
     lowest = np.empty(n_prototypes, np.float32)
     norm_p, residual_p, half_p, summing = largest
@@ -180,11 +185,11 @@ def decide(  # type: ignore[no-untyped-def]
             index[rows[i]] = 0
             distance[rows[i]] = second_distance[rows[i]] = np.nan
             continue
+        fetch_row(x, rows[min(i + 1, rows.size - 1)], 0, _FETCHED // x.itemsize)
         load_row(x, kind, rows[i], row)
         n = n_prototypes
         if norm < LARGE:
-            _values(scores[i], step, scale, half_norms, values[:padded])
-            _block_tops(values, tops)
+            _values(scores[i], step, scale, half_norms, values, tops)
             bound = residual * norm_p + norm * residual_p
             bound += (summing + _F(2.0**-20)) * (norm * norm_p + half_p)
             second_value = _second_largest(values, tops)
@@ -208,7 +213,7 @@ def decide(  # type: ignore[no-untyped-def]
         for a in range(n):
             j = candidates[a]
             square = _distance64(row, factor, exact[j], inverse_norms[j])
-            if square < first:
+            if square < first or (square == first and j < nearest):
                 first, second, nearest = square, first, j
             elif square < second:
                 second = square

@@ -13,8 +13,11 @@ import numpy as np
 from numba import njit
 
 from tamis_kernels.cpu.vector_math import (
+    LOWEST,
     bits_of,
     exp_neg,
+    exp_within,
+    fetch_row,
     float_of,
     log1p_pos,
     number,
@@ -28,33 +31,48 @@ __all__ = ["launch"]
 _SUMS = {"reassoc", "nsz", "contract", "arcp"}
 _F = np.float32
 _INF = _F(np.inf)
-_LOWEST = _F(-87.0)  # e to it is still a normal number; what lies below counts as nothing
+_NOTHING = np.int32(-0x800000)  # the bits of −∞
 _FEW = 64  # classes
 _BLOCK = 256  # rows that are finished together
-_SUMMED = 1024  # classes whose terms are added up in float32, before float64 takes over
+_SUMMED = 512  # classes whose terms are added up in float32, before float64 takes over
+_AHEAD = 8192  # classes up to which the next row is fetched meanwhile; longer ones the CPU foresees
 _LANES = 64  # a scratch row's length is a multiple of it
 
 
 @njit
-def _largest(z, n):  # type: ignore[no-untyped-def]
-    """Largest of z[:n]; as integers, because LLVM does not vectorise a maximum that knows NaN."""
-    top = np.int32(-0x80000000)
-    for j in range(n):
-        top = max(top, order_key(bits_of(z[j])))
+def _take_row(row, kind, label, z):  # type: ignore[no-untyped-def]
+    """Copy a row to z with −∞ for the label; gives the largest of the others.
+
+    As integers, because LLVM does not vectorise a maximum that knows NaN.
+    """
+    top, label = np.int32(-0x80000000), np.int32(label)
+    for j in range(np.int32(len(row))):
+        bits = bits_of(number(row[j], kind))
+        bits = _NOTHING if np.int32(j) == label else bits
+        z[j] = float_of(bits)
+        top = max(top, order_key(bits))
     return float_of(order_key(top))
+
+
+@njit(fastmath={"contract"})
+def _term(g):  # type: ignore[no-untyped-def]
+    """eᵍ of a value below the peak; 0 at the peak, and from ``LOWEST`` on, where g is clamped."""
+    return _F(0.0) if (g == LOWEST) | (g == _F(0.0)) else exp_within(g)
 
 
 @njit(fastmath=_SUMS)
 def _sums(z, n, peak):  # type: ignore[no-untyped-def]
-    """Σe, Σe², Σe·|g| over the values below the peak, and how many equal it; g = z − peak."""
+    """Σe, Σe², Σe·|g| over the values below the peak, and how many equal it; g = z − peak.
+
+    A NaN makes Σe·|g| NaN; the others may come out as any number.
+    """
     total, squares, weighted, n_top = _F(0.0), _F(0.0), _F(0.0), np.int32(0)
     shift = _F(0.0) if peak == -_INF else peak  # −∞ − (−∞) would be NaN
     for j in range(n):
         g = z[j] - shift
-        nothing = g < _LOWEST
-        g = _LOWEST if nothing else g  # −∞ · 0 would be NaN
+        g = LOWEST if g < LOWEST else g  # −∞ · 0 would be NaN
         n_top += np.int32(1) if g == _F(0.0) else np.int32(0)
-        e = _F(0.0) if nothing | (g == _F(0.0)) else exp_neg(g)
+        e = _term(g)
         total += e
         squares += e * e
         weighted -= e * g
@@ -75,14 +93,14 @@ def _long_rows(logits, kind, labels, rows, z, parts):  # type: ignore[no-untyped
     n_classes = logits.shape[1]
     for i in range(rows[1] - rows[0]):
         row = rows[0] + i
-        for j in range(n_classes):
-            z[j] = number(logits[row, j], kind)
         label = labels[row]
-        own = z[label]
-        z[label] = -_INF
-        peak = _largest(z, len(z))
+        own = number(logits[row, label], kind)
+        peak = _take_row(logits[row], kind, label, z)
         total, squares, weighted, n_top = 0.0, 0.0, 0.0, 0
+        following = min(row + 1, len(logits) - 1)
         for start in range(0, len(z), _SUMMED):  # float32 would drift over a hundred thousand
+            if n_classes <= _AHEAD:
+                fetch_row(logits, following, start, start + _SUMMED)
             part = _sums(z[start : start + _SUMMED], min(_SUMMED, len(z) - start), peak)
             total += part[0]
             squares += part[1]
@@ -117,10 +135,9 @@ def _short_rows(logits, kind, labels, rows, z, parts):  # type: ignore[no-untype
     for j in range(n_classes):
         for i in range(n):
             g = z[j, i] - (_F(0.0) if peak[i] == -_INF else peak[i])  # −∞ − (−∞) would be NaN
-            nothing = g < _LOWEST
-            g = _LOWEST if nothing else g
+            g = LOWEST if g < LOWEST else g
             n_top[i] += _F(1.0) if g == _F(0.0) else _F(0.0)
-            e = _F(0.0) if nothing | (g == _F(0.0)) else exp_neg(g)
+            e = _term(g)
             total[i] += e
             squares[i] += e * e
             weighted[i] -= e * g
@@ -150,7 +167,7 @@ def _finish(parts, n, out, start):  # type: ignore[no-untyped-def]
         d = own - peak
         taken = d - own
         lost = (own - (d - taken)) - (peak + taken)  # own − peak = d + lost, exactly
-        broken = (own == _INF) | (total != total) | (d != d)
+        broken = (own == _INF) | (weighted != weighted) | (d != d)
         lost = _F(0.0) if (lost != lost) | (abs(lost) > _F(1.0)) else lost
         right = d >= _F(0.0)
         lost = lost if right else -lost
