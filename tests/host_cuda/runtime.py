@@ -139,9 +139,10 @@ extern "C" const char* shim_launch(
 
 
 def _compile(text: str, flags: tuple[str, ...], library: Path) -> None:
+    shim = _precompiled_shim(flags, library.parent)
     with tempfile.TemporaryDirectory(dir=library.parent) as name:
         source = Path(name) / "kernel.cpp"
-        source.write_text(f'#include "{_SHIM}"\n{text}', encoding="utf-8")
+        source.write_text(f'#include "{shim}"\n{text}', encoding="utf-8")
         expanded = _gxx("-std=c++17", "-E", "-P", str(source))
         own = expanded[expanded.rindex("rsqrt(double") :]  # what follows the shim
         kernels = re.findall(r'extern "C"\s+void\s+(\w+)\s*\(', own)
@@ -150,11 +151,28 @@ def _compile(text: str, flags: tuple[str, ...], library: Path) -> None:
             for kernel in kernels
         )
         source.write_text(
-            f'#include "{_SHIM}"\n{text}\n{_REGISTRY.replace("ENTRIES", entries)}', encoding="utf-8"
+            f'#include "{shim}"\n{text}\n{_REGISTRY.replace("ENTRIES", entries)}', encoding="utf-8"
         )
         built = Path(name) / library.name
         _gxx(*flags, str(source), "-o", str(built))
         built.rename(library)
+
+
+@cache
+def _precompiled_shim(flags: tuple[str, ...], folder: Path) -> Path:
+    """A copy of shim.hpp with its .gch beside it, which g++ takes: half of a short compilation."""
+    text = _SHIM.read_text(encoding="utf-8")
+    key = hashlib.sha256("\0".join((text, *flags)).encode()).hexdigest()[:24]
+    shim = folder / f"{key}.hpp"
+    if not shim.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            copy, built = Path(name) / shim.name, Path(name) / "shim.gch"
+            copy.write_text(text, encoding="utf-8")
+            header_flags = [flag for flag in flags if flag != "-shared"]
+            _gxx(*header_flags, "-x", "c++-header", str(copy), "-o", str(built))
+            built.rename(f"{shim}.gch")
+            copy.rename(shim)
+    return shim
 
 
 def _gxx(*arguments: str) -> str:
