@@ -28,9 +28,11 @@ def missing() -> str:
 
             if not torch.cuda.is_available():
                 return f"expected a CUDA device, found none with torch {torch.__version__}"
-            import cupy  # noqa: F401
+            import cupy
         except ImportError as error:
             return f"expected torch and CuPy, found: {error}"
+        if int(cupy.__version__.partition(".")[0]) < 14:
+            return f"expected CuPy 14 or newer, found {cupy.__version__}"
     return ""
 
 

@@ -6,8 +6,10 @@ are of the caller's library, on the caller's device; nothing is moved between de
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Place",
     "address_of",
+    "check_integer",
     "check_integers",
     "check_matrix",
     "check_norms",
@@ -41,21 +44,43 @@ class Place:
     library: _Library
     device: str
 
+    def __str__(self) -> str:
+        return f"{self.library} on {self.device}"
+
     @property
     def on_gpu(self) -> bool:
         """Whether the arrays lie in a GPU's memory."""
         return self.device != "cpu"
 
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """Makes the device the current one of CuPy, which else works wherever that is."""
+        if self.library != "cupy":
+            yield
+            return
+        cupy = sys.modules["cupy"]  # the caller's own; imported nowhere but in its one door
+        with cupy.cuda.Device(int(self.device.partition(":")[2])):
+            yield
+
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """An uninitialised array of this library on this device, C-contiguous."""
+        """An uninitialised array of this library on this device, C-contiguous.
+
+        Raises:
+            RuntimeError: A CuPy stream is being captured in a CUDA graph: its pool would give the
+                same memory to others between two replays. torch keeps a graph's memory apart.
+        """
         if self.library == "numpy":
             return np.empty(shape, dtype)
         if self.library == "torch":
             import torch
 
             return torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
-        cupy = sys.modules["cupy"]  # the caller's own; imported nowhere but in its one door
-        with cupy.cuda.Device(int(self.device.partition(":")[2])):
+        cupy = sys.modules["cupy"]
+        with self.on_device():
+            if cupy.cuda.get_current_stream().is_capturing():
+                raise RuntimeError(
+                    "expected torch tensors where a CUDA graph is captured, found CuPy arrays"
+                )
             return cupy.empty(shape, dtype)
 
     def host(self, array: Any) -> NDArray[Any]:
@@ -63,7 +88,7 @@ class Place:
         if self.library == "torch":
             import torch
 
-            tensor = array.detach()
+            tensor = array.detach().resolve_neg()
             bits = tensor.view(torch.uint16) if dtype_of(array) == "bfloat16" else tensor
             shared: NDArray[Any] = bits.numpy()
             return shared
@@ -72,7 +97,8 @@ class Place:
     def to_host(self, array: Any) -> NDArray[Any]:
         """A NumPy array with the same values; copied, and waited for, where it is on a GPU."""
         if self.library == "cupy":
-            copied: NDArray[Any] = array.get()
+            with self.on_device():
+                copied: NDArray[Any] = array.get()
             return copied
         return self.host(array.cpu() if self.library == "torch" else array)
 
@@ -84,8 +110,9 @@ class Place:
             import torch
 
             return torch.from_numpy(array).to(self.device)
-        copied = self.empty(array.shape, str(array.dtype))
-        copied.set(array)
+        with self.on_device():
+            copied = self.empty(array.shape, str(array.dtype))
+            copied.set(array)
         return copied
 
 
@@ -133,9 +160,13 @@ def place_of(**arrays: Any) -> Place:
 
 def _place(name: str, array: Any) -> Place:
     if isinstance(array, np.ndarray):
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected an array without a mask, found a masked array")
         return Place("numpy", "cpu")
     library = type(array).__module__.partition(".")[0]
     if library == "torch" and hasattr(array, "device"):
+        if str(array.layout) != "torch.strided":
+            raise TypeError(f"{name}: expected a dense tensor, found one of {array.layout}")
         if array.device.type == "cpu":
             return Place("torch", "cpu")
         if array.device.type == "cuda":
@@ -147,6 +178,20 @@ def _place(name: str, array: Any) -> Place:
         f"{name}: expected a NumPy array, a torch tensor or a CuPy array, found "
         f"{type(array).__qualname__}"
     )
+
+
+def check_integer(name: str, value: Any) -> int:
+    """The integer that a value is, of Python or of NumPy.
+
+    Raises:
+        TypeError: It is none; a bool, a float and a string are none.
+    """
+    if not isinstance(value, bool | np.bool_):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name}: expected an integer, found {value!r}")
 
 
 def check_matrix(name: str, array: Any, dtypes: Collection[str], shape: str = "(n, d)") -> None:
@@ -189,9 +234,8 @@ def check_integers(name: str, array: Any, length: int, below: int | None = None)
     values = place.host(array)  # torch has no minimum of unsigned numbers
     lowest, highest = int(values.min()), int(values.max())
     if not 0 <= lowest <= highest < below:
-        raise ValueError(
-            f"{name}: expected values from 0 to {below - 1}, found {lowest} to {highest}"
-        )
+        expected = f"values from 0 to {below - 1}" if below else "no value"
+        raise ValueError(f"{name}: expected {expected}, found {lowest} to {highest}")
 
 
 def check_norms(name: str, norms: NDArray[np.float64], *, directed: bool) -> None:

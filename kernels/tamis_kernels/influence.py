@@ -40,7 +40,7 @@ def influence_reduce(masks: Any, correct_test: Any) -> Influence:
     The matrix never exists: models become bits, 32 to a word, and A the population count of two
     examples' words (Warren, Hacker's Delight, 2nd ed., §5–1), or on a GPU of compute capability
     8.0 a product on the tensor cores. There it takes five launches on the caller's current stream;
-    nothing is waited for, and a CUDA graph can capture them once they have run.
+    nothing is waited for, and a CUDA graph of torch can capture them once they have run.
 
     Args:
         masks: (m, n_train) bool or uint8 of 0 and 1, 1 ≤ m ≤ 65,535: a NumPy array, a torch tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis_kernels.arrays import (
+    check_integer,
     check_matrix,
     check_norms,
     check_vector,
@@ -60,7 +61,7 @@ class Lloyd:
             (a second centre close to its own), "keep"
             leaves the centre where it was, "error" raises.
         tolerance: Stops when the objective falls by less than this share of itself.
-        seed: Of the starting centres.
+        seed: Of the starting centres, 0 or more.
     """
 
     n_iterations: int = 50
@@ -81,11 +82,12 @@ class Lloyd:
         ):
             if value not in choices:
                 raise ValueError(f"{name}: expected {' or '.join(choices)}, found {value!r}")
-        if self.n_iterations < 1 or not self.tolerance >= 0:
-            raise ValueError(
-                f"expected n_iterations ≥ 1 and tolerance ≥ 0, found {self.n_iterations} and "
-                f"{self.tolerance}"
-            )
+        if check_integer("n_iterations", self.n_iterations) < 1:
+            raise ValueError(f"n_iterations: expected at least 1, found {self.n_iterations}")
+        if check_integer("seed", self.seed) < 0:
+            raise ValueError(f"seed: expected 0 or more, found {self.seed}")
+        if not isinstance(self.tolerance, float | int) or not self.tolerance >= 0:
+            raise ValueError(f"tolerance: expected a share of 0 or more, found {self.tolerance!r}")
 
 
 class _Rows(Protocol):
@@ -129,14 +131,17 @@ def kmeans(
         x: (n, d) float32, float64 (not on a GPU), float16 or bfloat16: an array, which may be
             memory-mapped; or something that gives blocks of rows each time it is iterated over (a
             list of memory-mapped files, an object that reads a stream again), for more rows than
-            fit. Finite; for cosine no row may be all zero.
+            fit. Norms up to 1e18, for cosine from 1e-30. Centres are float32: data of float64 whose
+            spread is below a millionth of their size need their mean subtracted first.
         k: Clusters, 1 ≤ k ≤ n.
         how: Iterations, metric, empty clusters, seed.
-        start: (k, d) floats to start from; duplicates are allowed (the later ones start empty).
+        start: (k, d) float32 or float64 to start from, of the same library and device; duplicates
+            are allowed (the later ones start empty).
         weights: (n,) of the rows, ≥ 0, not all zero.
         backend: "faiss" runs faiss's k-means without subsampling, from the same start, for
-            comparison: on a float32 copy of all rows, without weights; exactly ``n_iterations``,
-            after which labels are those of the centres returned.
+            comparison: on a float32 copy of all rows; exactly ``n_iterations``, after which labels
+            are those of the centres returned. It takes no weights, ``on_iteration``, tolerance, or
+            policy for empty clusters.
         on_iteration: Called after each iteration with its number from 0, the objective and how many
             labels changed.
 
@@ -149,7 +154,14 @@ def kmeans(
         ValueError: Shapes or values that do not fit; an empty cluster where ``how`` says "error".
         ImportError: faiss is not installed.
     """
-    how = how or Lloyd()
+    how = Lloyd() if how is None else how
+    if not isinstance(how, Lloyd):
+        raise TypeError(f"how: expected Lloyd(…), found {how!r}")
+    if backend == "faiss":
+        _check_for_faiss(how, weights, on_iteration)
+    elif backend != "tamis":
+        raise ValueError(f"backend: expected tamis or faiss, found {backend!r}")
+    k = check_integer("k", k)
     blocks = _Blocks(x)
     rows = _rows_of(blocks, how, weights)
     if not 1 <= k <= rows.n_rows:
@@ -157,20 +169,28 @@ def kmeans(
     centres = _plus_plus(rows, k, how.seed) if start is None else _given(start, k, blocks, how.unit)
     if backend == "tamis":
         centres, objective, converged = _lloyd(rows, centres, how, on_iteration)
-    elif backend == "faiss":
+    else:
         from tamis_kernels.faiss_door import faiss_kmeans
 
-        if weights is not None:
-            raise ValueError("weights: expected none with the backend faiss, found some")
         every = rows.take(np.arange(rows.n_rows))
         centres, objective = faiss_kmeans(every, centres, how.n_iterations, how.unit)
         rows.assign(centres, _exact(centres, how.unit), None)
         converged = False
-    else:
-        raise ValueError(f"backend: expected tamis or faiss, found {backend!r}")
     # Of a GPU they lie there already.
     labels = rows.labels if blocks.place.on_gpu else blocks.place.from_host(rows.labels)
     return KMeans(blocks.place.from_host(centres), labels, objective, converged)
+
+
+def _check_for_faiss(how: Lloyd, weights: Any, on_iteration: Any) -> None:
+    """Refuse what faiss's k-means does not know."""
+    for name, given in (
+        ("weights", weights is not None),
+        ("on_iteration", on_iteration is not None),
+        ("tolerance", how.tolerance > 0),
+        (f"empty={how.empty!r}", how.empty != "split"),
+    ):
+        if given:
+            raise ValueError(f"{name}: expected the backend tamis, found faiss, which has no such")
 
 
 class _Blocks:
@@ -178,6 +198,8 @@ class _Blocks:
 
     def __init__(self, x: Any) -> None:
         self._given = [x] if hasattr(x, "dtype") else x
+        if not isinstance(self._given, Iterable) or isinstance(x, str | bytes | Mapping):
+            raise TypeError(f"x: expected an array or blocks, found {type(x).__qualname__}")
         if iter(self._given) is self._given:
             raise TypeError(
                 "x: expected an array or something to iterate over again and again, found "
@@ -190,14 +212,16 @@ class _Blocks:
         self._dtypes = _GPU_DTYPES if self.place.on_gpu else _DTYPES
         check_matrix("x", first, self._dtypes)
         self.n_dimensions = int(first.shape[1])
+        if not self.n_dimensions:
+            raise ValueError(f"x: expected shape (n, d ≥ 1), found {tuple(first.shape)}")
 
     def __iter__(self) -> Iterator[Any]:
         for block in self._given:
             check_matrix("x", block, self._dtypes)
             if place_of(x=block) != self.place or block.shape[1] != self.n_dimensions:
                 raise ValueError(
-                    f"x: expected blocks (n, {self.n_dimensions}) of {self.place.library} on "
-                    f"{self.place.device}, found {tuple(block.shape)} on {place_of(x=block)}"
+                    f"x: expected blocks (n, {self.n_dimensions}) of {self.place}, found "
+                    f"{tuple(block.shape)} of {place_of(x=block)}"
                 )
             yield self._with_neighbouring_columns(block)
 
@@ -222,15 +246,16 @@ def _rows_of(blocks: _Blocks, how: Lloyd, weights: Any) -> _Rows:
     if weights is not None:
         place = place_of(weights=weights)
         if place != blocks.place:
-            raise TypeError(
-                f"weights: expected an array of {blocks.place.library} on {blocks.place.device} as "
-                f"x is, found one of {place.library} on {place.device}"
-            )
+            raise TypeError(f"weights: expected an array of {blocks.place} as x is, found {place}")
         n_weights = int(weights.shape[0]) if weights.ndim else 0
         check_vector("weights", weights, ("float32", "float64"), n_weights)
         of_row = place.to_host(weights).astype(np.float64)
-        if not ((of_row >= 0) & (of_row <= 1e18)).all() or not of_row.sum() > 1e-18:
-            raise ValueError("weights: expected numbers of 0 to 1e18 with a positive sum")
+        bad = ~((of_row >= 0) & (of_row <= 1e18))
+        if bad.any() or not of_row.sum() > 1e-18:
+            raise ValueError(
+                "weights: expected numbers of 0 to 1e18 with a positive sum, found "
+                f"{int(bad.sum())} others and a sum of {of_row.sum():g}"
+            )
     if blocks.place.on_gpu:
         from tamis_kernels.cuda.cupy_door import CupyRuntime
         from tamis_kernels.cuda.kmeans_rows import GpuRows
@@ -244,11 +269,13 @@ def _rows_of(blocks: _Blocks, how: Lloyd, weights: Any) -> _Rows:
 
 def _given(start: Any, k: int, blocks: _Blocks, unit: bool) -> NDArray[np.float32]:
     place = place_of(start=start)
+    if place != blocks.place:
+        raise TypeError(f"start: expected an array of {blocks.place} as x is, found {place}")
     check_matrix("start", start, ("float32", "float64"), "(k, d)")
     centres = place.to_host(start).astype(np.float32)
-    if centres.shape != (k, blocks.n_dimensions) or not np.isfinite(centres).all():
+    if centres.shape != (k, blocks.n_dimensions):
         raise ValueError(
-            f"start: expected finite centres ({k}, {blocks.n_dimensions}), found {centres.shape}"
+            f"start: expected shape ({k}, {blocks.n_dimensions}), found {centres.shape}"
         )
     check_norms("start", np.sqrt((centres.astype(np.float64) ** 2).sum(axis=1)), directed=unit)
     return centres

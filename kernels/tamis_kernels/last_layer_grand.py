@@ -25,7 +25,7 @@ def last_layer_grand(logits: Any, labels: Any, features: Any, *, bias: bool = Tr
     2e-6 where EL2N and the result are above float32's smallest normal number.
 
     On a GPU it is two launches on the caller's current stream; nothing is copied, nothing waits,
-    and a CUDA graph can capture it once it has run.
+    and a CUDA graph of torch can capture it once it has run.
 
     Args:
         logits: (n, c) float32, float16 or bfloat16, c ≥ 2; see :func:`row_scores`.
@@ -41,9 +41,11 @@ def last_layer_grand(logits: Any, labels: Any, features: Any, *, bias: bool = Tr
         a GPU matrices whose neighbouring columns do not lie side by side are copied first.
 
     Raises:
-        TypeError: Arrays of another kind or dtype, or of two libraries.
+        TypeError: Arrays of another kind or dtype, of two libraries, or a bias that is no bool.
         ValueError: Shapes that do not fit, two devices, or on the CPU a label out of range.
     """
+    if not isinstance(bias, bool):
+        raise TypeError(f"bias: expected True or False, found {bias!r}")
     place = place_of(logits=logits, labels=labels, features=features)
     check_matrix("logits", logits, tuple(_KINDS), "(n, c ≥ 2)")
     n_rows = int(logits.shape[0])

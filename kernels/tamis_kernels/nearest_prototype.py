@@ -49,18 +49,21 @@ def nearest_prototype(
     Args:
         x: (n, d) float32, float64 (not on a GPU), float16 or bfloat16, d ≥ 1; a NumPy array, which
             may be memory-mapped, a torch tensor or a CuPy array.
-        prototypes: (k, d) of the same library and device, k ≥ 1; numbers up to 1e100.
-        metric: "cosine" (1 − cos; no vector may be all zero) or "euclidean" (‖x − p‖₂).
+        prototypes: (k, d) of the same library and device, k ≥ 1; numbers up to 1e100, and for
+            cosine the largest of each at least 1e-100.
+        metric: "cosine" (1 − cos; no vector may be all zero, no norm of a row beyond 1e±150) or
+            "euclidean" (‖x − p‖₂).
 
     Returns:
-        The result. A row with a NaN is at distance NaN. On a GPU, where nothing is read back, a row
-        without a direction is at cosine distance NaN, too. O(n · k · d) time; memory beyond the
-        result is O(k · d), about 16 bytes a row, and at most 64 MB.
+        The result; distances beyond float32's range are infinite. At Euclidean distance a row with
+        a NaN is at distance NaN. On a GPU, where nothing is read back, a row without a direction is
+        at cosine distance NaN. O(n · k · d) time; memory beyond the result is O(k · d), about 16
+        bytes a row, and at most 64 MB.
 
     Raises:
         TypeError: Arrays of another kind or dtype, or of two libraries.
         ValueError: Shapes or metric that do not fit, two devices, or on the CPU prototypes that are
-            not finite or rows without a direction.
+            not finite, and for cosine a row without a direction.
     """
     place = place_of(x=x, prototypes=prototypes)
     _check(place, x, prototypes, metric)
@@ -86,10 +89,10 @@ def _check(place: Place, x: Any, prototypes: Any, metric: str) -> None:
             f"expected x (n, d ≥ 1), prototypes (k, d); found {tuple(x.shape)}, "
             f"{tuple(prototypes.shape)}"
         )
-    if not len(prototypes) or metric not in ("cosine", "euclidean"):
-        raise ValueError(
-            f"expected k ≥ 1 and cosine or euclidean; found k = {len(prototypes)}, {metric!r}"
-        )
+    if not len(prototypes):
+        raise ValueError("prototypes: expected at least one, found none")
+    if metric not in ("cosine", "euclidean"):
+        raise ValueError(f"metric: expected cosine or euclidean, found {metric!r}")
 
 
 def _on_cpu(place: Place, x: Any, prototypes: Any, unit: bool, found: Nearest) -> None:
@@ -99,10 +102,12 @@ def _on_cpu(place: Place, x: Any, prototypes: Any, unit: bool, found: Nearest) -
 
     table = _widened(place.host(prototypes), dtype_of(prototypes))
     sizes = np.abs(table).max(axis=1).astype(np.float64)
-    if not (sizes <= _LARGEST).all() or (unit and not (sizes >= 1 / _LARGEST).all()):
+    bad = ~(sizes <= _LARGEST) | (unit & (sizes < 1 / _LARGEST))
+    if bad.any():
+        expected = "with a direction, of numbers of 1e-100" if unit else "of numbers up"
         raise ValueError(
-            f"prototypes: expected finite ones{' with a direction' * unit}, found "
-            "an all-zero or NaN row or a number beyond 1e±100"
+            f"prototypes: expected finite ones {expected} to 1e100, found {int(bad.sum())} others, "
+            f"the first is row {int(bad.argmax())}"
         )
     rows = place.host(x)
     kind = _BITS.get(dtype_of(x), 0)
@@ -120,8 +125,9 @@ def _on_cpu(place: Place, x: Any, prototypes: Any, unit: bool, found: Nearest) -
             f"x: expected rows with a direction for cosine, found {n_unusable} of {len(rows)} that "
             "are all zero, not finite or beyond 1e±150"
         )
-    place.host(found.distance)[:] = distance
-    place.host(found.second_distance)[:] = second
+    with np.errstate(over="ignore"):  # as documented
+        place.host(found.distance)[:] = distance
+        place.host(found.second_distance)[:] = second
 
 
 def _widened(values: NDArray[Any], dtype: str) -> NDArray[Any]:

@@ -55,7 +55,7 @@ def row_scores(logits: Any, labels: Any) -> RowScores:
     fewer digits, and a probability below e⁻⁸⁷ adds nothing to the entropy.
 
     On a GPU it is one launch on the caller's current stream; nothing is copied, nothing waits, and
-    a CUDA graph can capture it once it has run.
+    a CUDA graph of torch can capture it once it has run.
 
     Args:
         logits: (n, c) float32, float16 or bfloat16, c ≥ 2: a NumPy array, a torch tensor or a CuPy

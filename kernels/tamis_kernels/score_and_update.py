@@ -21,7 +21,7 @@ def score_and_update(
 
     The same as :func:`row_scores` followed by :func:`update_statistics` with its result. On a GPU
     it is two launches on the caller's current stream, with ``distinct`` one; nothing is copied,
-    nothing waits, and a CUDA graph can capture it once it has run.
+    nothing waits, and a CUDA graph of torch can capture it once it has run.
 
     Args:
         logits: (b, c) float32, float16 or bfloat16, c ≥ 2; see :func:`row_scores`.
@@ -44,9 +44,12 @@ def score_and_update(
     """
     n_rows = check_presentation(state, example_ids)
     place_of(example_ids=example_ids, logits=logits, labels=labels)
-    check_matrix("logits", logits, ("float32", "float16", "bfloat16"), f"({n_rows}, c ≥ 2)")
+    check_matrix("logits", logits, ("float32", "float16", "bfloat16"), "(b, c ≥ 2)")
     if logits.shape[0] != n_rows or logits.shape[1] < 2:
-        raise ValueError(f"logits: expected shape ({n_rows}, c ≥ 2), found {tuple(logits.shape)}")
+        raise ValueError(
+            "expected logits (b, c ≥ 2) and example_ids (b,); found "
+            f"{tuple(logits.shape)}, ({n_rows},)"
+        )
     check_vector("labels", labels, ("int64", "int32"), n_rows)
     if n_rows and state.place.on_gpu:
         return _on_gpu(logits, labels, state, example_ids, distinct)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 import zlib
 from typing import Any
 
-from tamis_kernels.arrays import Place, check_integers, check_vector, dtype_of, place_of
+from tamis_kernels.arrays import (
+    Place,
+    check_integer,
+    check_integers,
+    check_vector,
+    dtype_of,
+    place_of,
+)
 
 __all__ = ["select_top", "tie_key"]
 
@@ -27,7 +33,7 @@ def select_top(
     """Mark the ``count`` best rows.
 
     The order: higher score first, +0 and −0 alike, NaN below −∞; rows of equal score by a hash of
-    id and seed (:func:`tamis_kernels.reference.select_top.tie_hash`), never by position. Only rows
+    id and seed (``tie_hash`` in ``reference/select_top.py``), never by position. Only rows
     that share score and id are ordered by position, lowest first. With quotas, each class first
     keeps its best rows up to its quota (all, where it has fewer); what is left of ``count`` goes to
     the best of all other rows, of whatever class (class balance: Sorscher et al. 2022, §5).
@@ -36,7 +42,7 @@ def select_top(
     that may still lie at a class's threshold, until every threshold is known. The result is exact
     and does not depend on the number of threads. On a GPU it is some 35 launches, with quotas twice
     that, most of which end at once, on the caller's current stream; nothing is copied or waited
-    for, and a CUDA graph can capture them once they have run.
+    for, and a CUDA graph of torch can capture them once they have run.
 
     Args:
         scores: (n,) float32, n < 2³²: a NumPy array, a torch tensor or a CuPy array.
@@ -61,7 +67,7 @@ def select_top(
         ValueError: Shapes that do not fit, two devices, a count out of range, and on the CPU labels
             or quotas out of range.
     """
-    count, seed = operator.index(count), operator.index(seed)
+    count, seed = check_integer("count", count), check_integer("seed", seed)
     if (labels is None) != (quotas is None):
         raise TypeError("labels, quotas: expected both or neither, found one of them")
     by_class = {} if labels is None else {"labels": labels, "quotas": quotas}
@@ -93,12 +99,19 @@ def _check_classes(place: Place, labels: Any, quotas: Any, n_rows: int, count: i
         check_vector("labels", labels, _ON_GPU, n_rows)
     else:
         check_integers("quotas", quotas, n_classes, below=count + 1)
-        check_integers("labels", labels, n_rows, below=n_classes)
+        _check_labels(labels, n_rows, n_classes)
         total = int(quotas.sum())  # cannot overflow: none is above count
         if total > count:
             raise ValueError(f"quotas: expected a sum of at most count, {count}, found {total}")
     if n_classes > _MOST_CLASSES:
         raise ValueError(f"quotas: expected at most {_MOST_CLASSES} classes, found {n_classes}")
+
+
+def _check_labels(labels: Any, n_rows: int, n_classes: int) -> None:
+    try:
+        check_integers("labels", labels, n_rows, below=n_classes)
+    except ValueError as error:
+        raise ValueError(f"{error} (quotas: {n_classes})") from None
 
 
 def _length(name: str, array: Any) -> int:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from tamis_kernels.arrays import Place, check_integers, check_vector, place_of
+from tamis_kernels.arrays import (
+    Place,
+    check_integer,
+    check_integers,
+    check_vector,
+    dtype_of,
+    place_of,
+    strides_of,
+)
 from tamis_kernels.row_scores import RowScores
 
 __all__ = ["Statistics", "check_presentation", "new_statistics", "update_statistics"]
 
 _QUANTITIES = tuple(field.name for field in fields(RowScores) if field.name != "correct")
 _LARGEST = 2**31 - 1  # that an int32 holds
+_DTYPES = ("int32", "int32", "int32", "uint8", "float32", "float32", "int32", "int32")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +48,11 @@ class Statistics:
         claim: (n,) int32, scratch; −1 between calls.
         epoch: (1,) int32, the current epoch. It lies with the other arrays, so that a captured CUDA
             graph reads the epoch at its replay, not at its capture.
+
+    Raises:
+        TypeError: Arrays of another dtype.
+        ValueError: Unknown quantities, shapes that do not fit, arrays that are not C-contiguous, or
+            of another library or device.
     """
 
     place: Place
@@ -54,15 +66,27 @@ class Statistics:
     claim: Any
     epoch: Any
 
+    def __post_init__(self) -> None:
+        _check_tracked(self.tracked)
+        n = self.n_examples
+        shapes = ((n,), (n,), (n,), (n,), *[(len(self.tracked), n)] * 2, (n,), (1,))
+        for field, array, dtype, shape in zip(
+            fields(self)[2:], self.arrays, _DTYPES, shapes, strict=True
+        ):
+            _check_state(f"state.{field.name}", array, self.place, dtype, shape)
+
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """The eight arrays, from ``count`` to ``epoch``: what a checkpoint has to hold."""
+        """The eight arrays, from ``count`` to ``epoch``: what a checkpoint has to hold.
+
+        To go on from one, copy them back: ``array[...] = saved`` for each.
+        """
         return tuple(getattr(self, field.name) for field in fields(self)[2:])
 
     @property
     def n_examples(self) -> int:
         """How many examples; their ids are 0 to n_examples − 1."""
-        return int(self.count.shape[0])
+        return int(self.count.shape[0]) if self.count.ndim else 0
 
     @property
     def bytes_per_example(self) -> int:
@@ -80,28 +104,31 @@ class Statistics:
         Raises:
             ValueError: Below 0 or above 2³¹ − 1.
         """
-        if not 0 <= operator.index(epoch) <= _LARGEST:
+        if not 0 <= check_integer("epoch", epoch) <= _LARGEST:
             raise ValueError(f"epoch: expected 0 to {_LARGEST}, found {epoch}")
         self._fill(self.epoch, epoch)
 
     def mean(self, name: str) -> Any:
         """(n,) float32, a copy: mean of a tracked quantity; NaN for an example never shown."""
-        with self._on_its_device():
+        with self.place.on_device():
             return self.means[self._slot(name)] * 1  # a copy, in every library
 
     def variance(self, name: str) -> Any:
         """(n,) float32: mean squared distance from the mean; NaN for an example never shown."""
-        with self._on_its_device():
+        with self.place.on_device():
             return self.m2[self._slot(name)] / self._counts()
 
     def sum(self, name: str) -> Any:
         """(n,) float32: sum of a tracked quantity; NaN for an example never shown."""
-        with self._on_its_device():
+        with self.place.on_device():
             return self.means[self._slot(name)] * self._counts()
 
     def _slot(self, name: str) -> int:
         if name not in self.tracked:
-            raise ValueError(f"expected one of {', '.join(self.tracked)}; found {name!r}")
+            raise ValueError(
+                f"expected one of {', '.join(self.tracked) or 'no quantities'}; found {name!r}"
+                + (", which tracked= of new_statistics adds" if name in _QUANTITIES else "")
+            )
         return self.tracked.index(name)
 
     def _counts(self) -> Any:
@@ -110,15 +137,8 @@ class Statistics:
         return self.count.float() if torch else self.count.astype("float32")
 
     def _fill(self, array: Any, value: float) -> None:
-        with self._on_its_device():
+        with self.place.on_device():
             array.fill_(value) if self.place.library == "torch" else array.fill(value)
-
-    def _on_its_device(self) -> AbstractContextManager[Any]:
-        # CuPy works on the current device, wherever the array lies.
-        device: AbstractContextManager[Any] = (
-            self.count.device if self.place.library == "cupy" else nullcontext()
-        )
-        return device
 
 
 def new_statistics(
@@ -140,13 +160,9 @@ def new_statistics(
         TypeError: ``n_examples`` is no integer, or ``like`` no array.
         ValueError: ``n_examples`` is negative, or a name is unknown or named twice.
     """
-    if operator.index(n_examples) < 0:
+    if check_integer("n_examples", n_examples) < 0:
         raise ValueError(f"n_examples: expected 0 or more, found {n_examples}")
-    if set(tracked) - set(_QUANTITIES) or len(set(tracked)) < len(tracked):
-        raise ValueError(
-            f"tracked: expected some of {', '.join(_QUANTITIES)}, each once; found "
-            f"{', '.join(map(repr, tracked))}"
-        )
+    _check_tracked(tracked)
     place = Place("numpy", "cpu") if like is None else place_of(like=like)
     many = (n_examples,)
     moments = (len(tracked), n_examples)
@@ -167,6 +183,32 @@ def new_statistics(
     return statistics
 
 
+def _check_tracked(tracked: Any) -> None:
+    if isinstance(tracked, str) or not isinstance(tracked, Collection):
+        raise TypeError(f"tracked: expected a tuple of names, found {tracked!r}")
+    names = list(tracked)
+    if any(name not in _QUANTITIES for name in names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"tracked: expected some of {', '.join(_QUANTITIES)}, each once; found "
+            f"{', '.join(map(repr, names))}"
+        )
+
+
+def _check_state(name: str, array: Any, place: Place, dtype: str, shape: tuple[int, ...]) -> None:
+    """Kernels write to these without looking again."""
+    found = place_of(**{name: array})
+    if found != place:
+        raise ValueError(f"{name}: expected an array of {place}, found one of {found}")
+    if dtype_of(array) != dtype:
+        raise TypeError(f"{name}: expected {dtype}, found {dtype_of(array)}")
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, found {tuple(array.shape)}")
+    contiguous = (1,) if len(shape) == 1 else (shape[1], 1)
+    steps = zip(shape, strides_of(array), contiguous, strict=True)
+    if 0 not in shape and any(many > 1 and step != right for many, step, right in steps):
+        raise ValueError(f"{name}: expected a C-contiguous array, found another layout")
+
+
 def update_statistics(
     state: Statistics, example_ids: Any, scores: RowScores, *, distinct: bool = False
 ) -> None:
@@ -180,7 +222,7 @@ def update_statistics(
     infinite makes that mean and variance NaN for good.
 
     On a GPU it is two launches on the caller's current stream, with ``distinct`` one; nothing is
-    copied, nothing waits, and a CUDA graph can capture it once it has run.
+    copied, nothing waits, and a CUDA graph of torch can capture it once it has run.
 
     Args:
         state: Changed in place.
@@ -220,6 +262,11 @@ def check_presentation(state: Statistics, example_ids: Any) -> int:
     if not isinstance(state, Statistics):
         raise TypeError(f"state: expected Statistics, found {type(state).__qualname__}")
     place_of(**{"state.count": state.count, "example_ids": example_ids})
+    for field, array in zip(fields(state)[2:], state.arrays, strict=True):
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise TypeError(
+                f"state.{field.name}: expected an array to write to, found a read-only one"
+            )
     n_rows = int(example_ids.shape[0]) if example_ids.ndim else 0
     if n_rows > _LARGEST:
         raise ValueError(f"example_ids: expected at most {_LARGEST} rows, found {n_rows}")

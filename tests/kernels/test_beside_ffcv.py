@@ -2,7 +2,7 @@
 
 FFCV's memory managers declare that they only read by ``nb.uint8[::1].mutable = False``. That object
 is numba's own type of all such arrays, and its hash changes: what numba has compiled for it is not
-found again, and the next compilation ends with a KeyError. Opening a loader of stock FFCV is enough.
+found again, and the next compilation ends with a KeyError. Opening a loader of FFCV is enough.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def select(kind):
 
 def update(n):
     state = new_statistics(n, ())
-    score_and_update(np.eye(2, dtype=np.float32)[np.zeros(n, int)], np.zeros(n, int), state, np.arange(n))
+    labels, logits = np.zeros(n, int), np.tile(np.float32([1, 0]), (n, 1))
+    score_and_update(logits, labels, state, np.arange(n))
     assert state.last_correct.all() and (state.count == 1).all()
 
 select(np.int64)

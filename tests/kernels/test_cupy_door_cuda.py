@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tamis_kernels import row_scores
+from tamis_kernels.arrays import Place
 from tamis_kernels.cuda import cupy_door
 from tamis_kernels.cuda.sources import OPTIONS
 
@@ -19,7 +21,10 @@ def test_a_source_is_compiled_once_for_each_architecture(
 ) -> None:
     compiled = []
 
-    def compile_using_nvrtc(source: str, options: tuple[str, ...]) -> tuple[bytes, None]:
+    def compile_using_nvrtc(
+        source: str, options: tuple[str, ...], cache_in_memory: bool
+    ) -> tuple[bytes, None]:
+        assert cache_in_memory  # else it goes through a file in the locale's encoding
         compiled.append((source, options))
         return source.encode(), None
 
@@ -38,6 +43,35 @@ def test_a_source_is_compiled_once_for_each_architecture(
     assert cupy_door._compiled("other", 0) == b"other"
     assert compiled == [("source", OPTIONS), ("source", OPTIONS), ("other", OPTIONS)]
     assert len(list((tmp_path / "new").iterdir())) == 3
+
+
+def test_memory_of_cupy_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    capturing = False
+    stream = SimpleNamespace(is_capturing=lambda: capturing)
+    cuda = SimpleNamespace(Device=lambda index: nullcontext(), get_current_stream=lambda: stream)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda, empty=np.empty))
+    place = Place("cupy", "cuda:0")
+    assert place.empty((2, 3), "float32").shape == (2, 3)
+    capturing = True
+    with pytest.raises(RuntimeError, match="expected torch tensors where a CUDA graph is captured"):
+        place.empty((2, 3), "float32")
+
+
+@pytest.mark.gpu
+def test_capturing_cupy_arrays_is_refused() -> None:
+    import cupy
+
+    logits, labels = cupy.zeros((4, 3), "float32"), cupy.zeros(4, "int64")
+    row_scores(logits, labels)  # compiles
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(RuntimeError, match="found CuPy arrays"):
+                row_scores(logits, labels)
+        finally:
+            stream.end_capture()
+    assert row_scores(logits, labels).loss.get().tolist() == pytest.approx([np.log(3)] * 4)
 
 
 @pytest.mark.gpu

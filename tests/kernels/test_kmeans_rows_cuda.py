@@ -45,7 +45,7 @@ def test_the_cpu_s_iterations(sizes: tuple[int, ...], weighted: bool, metric: Me
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     x = groups(50, 3, 4)
-    with pytest.raises(ValueError, match="weights: expected 50, found 4"):
+    with pytest.raises(ValueError, match="weights: expected 50 of them, found 4"):
         GpuRows([x], HOST, HostRuntime(), unit=False, weights=np.ones(4))
     x[7] = np.nan
     with pytest.raises(ValueError, match="found 1 others, the first is row 7"):

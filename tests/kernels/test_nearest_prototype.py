@@ -339,6 +339,22 @@ def test_threads_at_the_same_time_leave_the_libraries_as_they_were() -> None:
         assert pool.submit(torch.get_num_threads).result() == before
 
 
+def test_a_thread_that_leaves_before_others_has_its_setting_back() -> None:
+    def inside() -> int:
+        with search._TORCH:
+            torch.set_num_threads(1)  # as for its first chunk
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with search._TORCH, ThreadPoolExecutor(1) as pool:
+            assert pool.submit(inside).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_long_rows_do_not_take_more_memory() -> None:
     _, prototypes = example(64, 3, 20_000)
     searcher = search.ProductSearch(prototypes, unit=False, workers=16)
@@ -434,17 +450,29 @@ X, P = np.ones((5, 4), np.float32), np.ones((3, 4), np.float32)
         (X, P[:, :3], "euclidean", r"found \(5, 4\), \(3, 3\)"),
         (X[None], P, "euclidean", r"x: .* found \(1, 5, 4\)"),
         (X[:, :0], P[:, :0], "euclidean", r"d ≥ 1.* found \(5, 0\), \(3, 0\)"),
-        (X, P[:0], "euclidean", "found k = 0, 'euclidean'"),
-        (X, P, "manhattan", "found k = 3, 'manhattan'"),
+        (X, P[:0], "euclidean", "prototypes: expected at least one, found none"),
+        (X, P, "manhattan", "metric: expected cosine or euclidean, found 'manhattan'"),
         (X * 0, P, "cosine", "x: expected rows with a direction .* found 5 of 5"),
-        (X, P * 0, "cosine", "prototypes: .* all-zero or NaN row"),
-        (X, P * np.float32(np.inf), "euclidean", "prototypes: expected finite ones, found"),
-        (X, P * np.float32(np.nan), "cosine", "prototypes: .* all-zero or NaN row"),
+        (
+            X,
+            P * 0,
+            "cosine",
+            "prototypes: .* with a direction.* found 3 others, the first is row 0",
+        ),
+        (X, P * np.float32(np.inf), "euclidean", "prototypes: .* numbers up to 1e100, found 3"),
+        (X, P * np.float32(np.nan), "cosine", "prototypes: .* found 3 others"),
     ],
 )
 def test_unusable_arguments(x: Any, prototypes: Any, metric: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nearest_prototype(x, prototypes, metric)
+
+
+def test_distances_beyond_float32_are_infinite() -> None:
+    x = np.array([[1e60, 0], [3e60, 0]])
+    found = nearest_prototype(x, np.array([[1e60, 0], [2.9e60, 0]]), "euclidean")
+    assert found.index.tolist() == [0, 1]
+    assert found.distance.tolist() == [0, np.inf]
 
 
 def test_zero_rows_are_fine_for_euclidean_distances() -> None:

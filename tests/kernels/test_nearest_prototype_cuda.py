@@ -438,7 +438,8 @@ def test_on_a_gpu(k: int, d: int, metric: Any, library: str, dtype: str) -> None
     if (library, dtype) == ("cupy", "bfloat16"):
         pytest.skip("CuPy arrays of bfloat16 need ml_dtypes")
     for kind in ("iid", "clusters"):
-        x, prototypes = (encoded(a, dtype) for a in example(701, k, d, kind))
+        n = 701 if k * d < 100_000 else 101  # for the reference's sake
+        x, prototypes = (encoded(a, dtype) for a in example(n, k, d, kind))
         found = nearest_prototype(on_gpu(library, x), on_gpu(library, prototypes), metric)
         assert type(found.index).__module__.partition(".")[0] == library
         check(to_host(found), x, prototypes, metric)
@@ -491,7 +492,8 @@ def test_tf32_of_the_caller_is_left_alone() -> None:
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
     exact = a.astype(np.float64) @ b.T.astype(np.float64)
-    np.testing.assert_allclose(out.cpu().numpy(), exact, 0, 512**0.5 * 2.0**-20)
+    # Sums of 512 products of float32, one after the other, are off by 6e-5; of TF32 by 2e-2.
+    np.testing.assert_allclose(out.cpu().numpy(), exact, 0, 2e-4)
 
 
 @pytest.mark.gpu

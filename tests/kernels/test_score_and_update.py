@@ -117,8 +117,8 @@ LOGITS, LABELS, IDS = np.zeros((3, 4), np.float32), np.array([0, 1, 3]), np.arra
     [
         (LOGITS.astype(np.float64), LABELS, IDS, TypeError, "logits: .* found float64"),
         (LOGITS[0], LABELS, IDS, ValueError, r"logits: .* found \(4,\)"),
-        (LOGITS[:2], LABELS, IDS, ValueError, r"logits: expected shape \(3, c ≥ 2\), found \(2, 4"),
-        (LOGITS[:, :1], LABELS * 0, IDS, ValueError, r"\(3, c ≥ 2\), found \(3, 1\)"),
+        (LOGITS[:2], LABELS, IDS, ValueError, r"example_ids \(b,\); found \(2, 4\), \(3,\)"),
+        (LOGITS[:, :1], LABELS * 0, IDS, ValueError, r"logits \(b, c ≥ 2\).*; found \(3, 1\), "),
         (LOGITS, LABELS[:2], IDS, ValueError, r"labels: expected shape \(3,\), found \(2,\)"),
         (LOGITS, LABELS.astype(np.uint8), IDS, TypeError, "labels: expected int64 or int32"),
         (LOGITS, np.array([0, 4, 1]), IDS, ValueError, "labels: .* 0 to 3, found 0 to 4"),

@@ -43,7 +43,7 @@ class CpuRows:
         check_norms("x", of_row, directed=unit)
         self.n_rows = len(of_row)
         if weights is not None and len(weights) != self.n_rows:
-            raise ValueError(f"weights: expected {self.n_rows}, found {len(weights)}")
+            raise ValueError(f"weights: expected {self.n_rows} of them, found {len(weights)}")
         self._weights = np.ones(self.n_rows) if weights is None else weights
         self._factors = 1 / of_row if unit else np.ones(self.n_rows)
         self._multipliers = self._weights * self._factors

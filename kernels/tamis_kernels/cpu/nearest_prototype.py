@@ -121,11 +121,16 @@ class _OneThread:
     """Products run on the calling thread alone while anybody is inside; then all is as before.
 
     The libraries' settings belong to the process, so the first to come saves them and the last to
-    go restores them.
+    go restores them. Where a thread has a setting of its own, each restores it as it goes.
+
+    Args:
+        limit: Gives what restores the setting.
+        of_threads: Whether threads have settings of their own.
     """
 
-    def __init__(self, limit: Callable[[], Callable[[], object]]) -> None:
+    def __init__(self, limit: Callable[[], Callable[[], object]], *, of_threads: bool) -> None:
         self._limit, self._lock, self._n_inside = limit, threading.Lock(), 0
+        self._of_threads = of_threads
         self._restore: Callable[[], object] = lambda: None
 
     def __enter__(self) -> None:
@@ -137,7 +142,7 @@ class _OneThread:
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._n_inside -= 1
-            if not self._n_inside:
+            if self._of_threads or not self._n_inside:
                 self._restore()
 
 
@@ -151,11 +156,13 @@ def _limit_torch() -> Callable[[], object]:
     import torch
 
     before = torch.get_num_threads()
-    # Workers set theirs; that is then also the setting of threads not yet born.
+    # Workers set theirs, and so does a caller for its first chunk; that is then also the setting of
+    # threads not yet born.
     return lambda: torch.set_num_threads(before)
 
 
-_BLAS, _TORCH = _OneThread(_limit_blas), _OneThread(_limit_torch)
+_BLAS = _OneThread(_limit_blas, of_threads=False)
+_TORCH = _OneThread(_limit_torch, of_threads=True)
 
 
 def _one_thread_each(precision: Precision) -> _OneThread:

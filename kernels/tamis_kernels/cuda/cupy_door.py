@@ -112,7 +112,8 @@ def contiguous(array: Any) -> Any:
         return array.contiguous()
     import cupy
 
-    return cupy.ascontiguousarray(array)
+    with array.device:
+        return cupy.ascontiguousarray(array)
 
 
 class _Stream:
@@ -155,7 +156,8 @@ def _compiled(source: str, device: int) -> bytes:
     kept = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser() / name
     if kept.exists():
         return kept.read_bytes()
-    code: bytes = compiler.compile_using_nvrtc(source, OPTIONS)[0]
+    # In memory: else the source passes through a file in the locale's encoding.
+    code: bytes = compiler.compile_using_nvrtc(source, OPTIONS, cache_in_memory=True)[0]
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
         file.write(code)

@@ -57,7 +57,7 @@ class GpuRows:
         check_norms("x", of_row, directed=unit)
         self.n_rows = len(of_row)
         if weights is not None and len(weights) != self.n_rows:
-            raise ValueError(f"weights: expected {self.n_rows}, found {len(weights)}")
+            raise ValueError(f"weights: expected {self.n_rows} of them, found {len(weights)}")
         self._factors = 1 / of_row if unit else np.ones(self.n_rows)
         # As the device will take them, so that the objective's terms belong together.
         given = np.ones(self.n_rows) if weights is None else weights
@@ -75,7 +75,8 @@ class GpuRows:
         taken = []
         for part, x in self._passes():
             some = rows[(rows >= part.start) & (rows < part.stop)]
-            picked = x[self._place.from_host(some - part.start)]
+            with self._place.on_device():
+                picked = x[self._place.from_host(some - part.start)]
             taken.append(self._as_float64(picked) * self._factors[some, None])
         return np.concatenate(taken).astype(np.float32)
 
@@ -98,8 +99,9 @@ class GpuRows:
                 "cosine" if self._unit else "euclidean",
                 (found, *distances),
             )
-            n_changed += int((labels != found).sum())
-            labels[:] = found
+            with self._place.on_device():
+                n_changed += int((labels != found).sum())
+                labels[:] = found
         return n_changed
 
     def sums(self, n_centres: int, n_dimensions: int) -> tuple[NDArray[Any], NDArray[Any]]:
