@@ -23,7 +23,7 @@ from tamis.benchmarks.kernels.protocol import QUICK, Bench, agree, threads
 from tamis.benchmarks.kernels.running import STEMS, KernelBench, bench_kernels
 from tamis.benchmarks.material import image_files, photographs, repeated
 from tamis.benchmarks.measuring import Ceiling, Row, environment, row, timed
-from tamis.benchmarks.records import HEADERS, append_record, cells, plain_table
+from tamis.benchmarks.records import HEADERS, append_record, cells, text
 from tamis.benchmarks.scale import bench_scale
 from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
@@ -68,9 +68,26 @@ def test_rows_of_times_and_with_ceilings() -> None:
     assert (found.value, found.achieved, found.ceiling, found.share) == (50.0, 15.0, 20.0, 0.75)
     assert cells(found)[-2:] == ("15 GB/s", "75% of 20, parallel read")
     assert cells(slow)[6] == "≤ 64 missed"
-    header, line = plain_table([found])
+    header, line = text([found], 200)
     assert header.split()[0] == HEADERS[0]
-    assert len(header) == len(line)
+    assert line.index("15 GB/s") == header.index("achieved")
+
+
+def test_where_a_table_does_not_fit_there_are_paragraphs() -> None:
+    against = row("x", 100, "rows/s", 2.0, peer="y", peer_seconds=4.0, goal=3.0)
+    rows = [against.of(30.0, 2.0, Ceiling("parallel read", 20.0, "GB/s")), slow_row()]
+    assert list(text(rows, 40)) == [
+        "x",
+        "    50 rows/s",
+        "    2.00 times y, 25 rows/s; goal 3 missed",
+        "    15 GB/s, 75% of 20, parallel read",
+        "memory",
+        "    70 MB; goal ≤ 64 missed",
+    ]
+
+
+def slow_row() -> Row:
+    return Row("memory", 70.0, "MB", goal=64.0, lower_is_better=True)
 
 
 def test_records_are_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

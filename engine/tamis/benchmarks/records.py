@@ -15,7 +15,7 @@ from typing import Any
 
 from tamis.benchmarks.measuring import Row
 
-__all__ = ["HEADERS", "append_record", "cells", "found", "plain_table"]
+__all__ = ["HEADERS", "append_record", "cells", "found", "text"]
 
 HEADERS = ("work", "tamis", "", "peer", "", "ratio", "goal", "achieved", "of ceiling")
 """Of :func:`cells`; the last two are empty where no ceiling was measured."""
@@ -54,12 +54,28 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def plain_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Lines of text in columns."""
+def text(rows: Sequence[Row], width: int) -> Iterator[str]:
+    """Lines for people: a table where it fits the width, else a paragraph for each row."""
     lines = [HEADERS, *map(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+    used = [i for i in range(len(HEADERS)) if i < 7 or any(line[i] for line in lines[1:])]
+    widths = {i: max(len(line[i]) for line in lines) for i in used}
+    if sum(widths.values()) + 2 * (len(used) - 1) <= width:
+        for line in lines:
+            yield "  ".join(f"{line[i]:<{widths[i]}}" for i in used).rstrip()
+        return
+    for row in rows:
+        yield from _paragraph(row)
+
+
+def _paragraph(row: Row) -> Iterator[str]:
+    _, value, unit, peer, peer_value, ratio, goal, achieved, share = cells(row)
+    yield row.name
+    yield f"    {value} {unit}" + (f"; goal {goal}" if goal and not ratio else "")
+    if peer:
+        against = f"{ratio} times {peer}" if ratio else f"against {peer}"
+        yield f"    {against}, {peer_value} {unit}" + (f"; goal {goal}" if goal else "")
+    if achieved:
+        yield "    " + ", ".join(filter(None, (achieved, share)))
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tamis.cli.options import Json
-from tamis.cli.output import print_json, print_table, show_progress
+from tamis.cli.output import print_json, show_progress
 
 if TYPE_CHECKING:
     from tamis.benchmarks.measuring import Row
@@ -31,10 +31,15 @@ def bench(
         Path | None, typer.Option(help="A folder on the disk to measure. Default: this one.")
     ] = None,
     repetitions: Annotated[
-        int | None, typer.Option(help="Turns; the median counts. Default: 5, of kernels 3.")
+        int | None,
+        typer.Option(min=1, help="Turns; the median counts. Default: 5, of kernels 3."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Of kernels: one of them; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="Of kernels: row_scores, statistics, select_top, influence, nearest_prototype or "
+            "kmeans; may be given several times."
+        ),
     ] = None,
     device: Annotated[
         Literal["auto", "cpu", "gpu"], typer.Option(help="Of kernels: auto is both, where it can.")
@@ -50,6 +55,7 @@ def bench(
     from tamis.benchmarks.records import append_record, found
     from tamis.benchmarks.scale import bench_scale
 
+    _refuse_odd_options(what, bundle, only, device, record)
     where = folder or Path()
     left_out: list[str] = []
     with show_progress() as progress:
@@ -69,13 +75,38 @@ def bench(
         _print(rows, left_out, around)
 
 
+def _refuse_odd_options(
+    what: str, bundle: Path | None, only: list[str] | None, device: str, record: Path | None
+) -> None:
+    """Before minutes of work: options that would be ignored, a record that cannot be written."""
+    from tamis.errors import UsageError
+
+    of_kernels = what == "kernels"
+    for option, value, odd in (
+        ("BUNDLE", bundle, of_kernels and bundle is not None),
+        ("--only", " ".join(only or ()), not of_kernels and only is not None),
+        ("--device", device, not of_kernels and device != "auto"),
+    ):
+        if odd:
+            raise UsageError(
+                option, expected=f"nothing for {what}", found=str(value), do="leave it out"
+            )
+    if record and (record.is_dir() or not record.resolve().parent.is_dir()):
+        raise UsageError(
+            "--record",
+            expected="a file in a folder that is there",
+            found=str(record),
+            do="make the folder first",
+        )
+
+
 def _kernels(
     only: list[str] | None,
     device: Literal["auto", "cpu", "gpu"],
     turns: int,
     progress: Progress,
 ) -> tuple[list[Row], list[str]]:
-    from tamis.benchmarks.kernels.running import STEMS, KernelBench, bench_kernels
+    from tamis.benchmarks.kernels.running import STEMS, KernelBench, bench_kernels, current_card
     from tamis.errors import UsageError
 
     unknown = sorted(set(only or ()) - set(STEMS))
@@ -83,17 +114,24 @@ def _kernels(
         raise UsageError(
             "--only", expected=" or ".join(STEMS), found=unknown[0], do="leave it out for all"
         )
+    if device == "gpu" and current_card() is None:
+        raise UsageError(
+            "--device",
+            expected="a CUDA device, torch and CuPy",
+            found="not all of them",
+            do="pass --device cpu, or run it where they are",
+        )
     with progress.task("bench kernels", None) as advance:
         return bench_kernels(KernelBench(only or tuple(STEMS), device, turns), advance=advance)
 
 
 def _print(rows: list[Row], left_out: list[str], environment: dict[str, str | int]) -> None:
-    from tamis.benchmarks.records import HEADERS, cells
+    from rich.console import Console
 
-    # Columns that no row fills are left out.
-    lines = [cells(row) for row in rows]
-    used = [i for i in range(len(HEADERS)) if i < 7 or any(line[i] for line in lines)]
-    print_table([HEADERS[i] for i in used], [[line[i] for i in used] for line in lines])
+    from tamis.benchmarks.records import text
+
+    for line in text(rows, Console().width):
+        print(line)
     for missing in left_out:
         print(f"left out: {missing}")
     print(", ".join(f"{name} {value}" for name, value in environment.items()))

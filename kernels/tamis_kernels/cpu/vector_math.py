@@ -92,7 +92,7 @@ def _sqrt_of(context: Any, x: Any) -> Any:
     return types.float32(types.float32), generate
 
 
-def _prefetch(context: Any, matrix: Any, row: Any, column: Any) -> Any:
+def _generate_prefetch(context: Any, matrix: Any, row: Any, column: Any) -> Any:
     """Have the cache line with matrix[row, column], which has to exist, fetched meanwhile."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -115,7 +115,7 @@ def _prefetch(context: Any, matrix: Any, row: Any, column: Any) -> Any:
 bits_of: Callable[..., Any] = intrinsic(_bits_of)
 float_of: Callable[..., Any] = intrinsic(_float_of)
 sqrt_of: Callable[..., Any] = intrinsic(_sqrt_of)
-prefetch: Callable[..., Any] = intrinsic(_prefetch)
+_prefetch: Callable[..., Any] = intrinsic(_generate_prefetch)
 
 
 @njit(nogil=True)
@@ -125,7 +125,7 @@ def fetch_row(matrix, row, start, stop):  # type: ignore[no-untyped-def]
     CPUs foresee the next lines, but not beyond a page, and where rows are many.
     """
     for column in range(start, min(stop, matrix.shape[1]), _LINE // matrix.itemsize):
-        prefetch(matrix, row, column)
+        _prefetch(matrix, row, column)
 
 
 @njit

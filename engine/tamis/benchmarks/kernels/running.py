@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -21,10 +23,18 @@ from tamis.benchmarks.kernels.row_scores import bench_row_scores
 from tamis.benchmarks.kernels.select_top import bench_select_top
 from tamis.benchmarks.kernels.statistics import bench_statistics
 from tamis.benchmarks.measuring import Row, environment
-from tamis.benchmarks.records import append_record, found, plain_table
+from tamis.benchmarks.records import append_record, found, text
 from tamis.devices import n_cores
 
-__all__ = ["CARD", "PROCESSOR", "STEMS", "KernelBench", "bench_kernels", "main"]
+__all__ = [
+    "CARD",
+    "PROCESSOR",
+    "STEMS",
+    "KernelBench",
+    "bench_kernels",
+    "current_card",
+    "main",
+]
 
 STEMS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "row_scores": bench_row_scores,
@@ -53,6 +63,7 @@ CARD = Sizes(
 
 _ON_CPU_NEEDS = {"nearest_prototype": "threadpoolctl", "kmeans": "threadpoolctl"}
 _TURNS = 3
+_WIDE = 250  # columns of a log
 _Device = Literal["auto", "cpu", "gpu"]
 
 
@@ -101,7 +112,7 @@ def bench_kernels(
         WorkFailedError: tamis and a peer do not compute the same.
     """
     what = what or KernelBench()
-    card = None if what.device == "cpu" else what.card or _current_card()
+    card = None if what.device == "cpu" else what.card or current_card()
     bench = Bench(
         cpu=None if what.device == "gpu" else what.cpu,
         gpu=what.gpu if card else None,
@@ -130,12 +141,20 @@ def _on_cpu(bench: Bench, name: str) -> Sizes | None:
     return bench.cpu
 
 
-def _current_card() -> Gpu | None:
+def current_card() -> Gpu | None:
+    """The current CUDA device; None without one, or without torch or CuPy."""
     if find_spec("torch") is None or find_spec("cupy") is None:
         return None
     import torch
 
     return Gpu() if torch.cuda.is_available() else None
+
+
+def _at_least_one(text: str) -> int:
+    turns = int(text)
+    if turns < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {turns}")
+    return turns
 
 
 def main(only: Collection[str], record: Path | None) -> None:
@@ -147,15 +166,18 @@ def main(only: Collection[str], record: Path | None) -> None:
     """
     parser = argparse.ArgumentParser(description=f"Benchmark of {', '.join(only)}.")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    parser.add_argument("--turns", type=int, default=_TURNS, help="the median counts")
+    parser.add_argument("--turns", type=_at_least_one, default=_TURNS, help="the median counts")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     given = parser.parse_args()
+    if given.device == "gpu" and current_card() is None:
+        parser.error("--device gpu: expected a CUDA device, torch and CuPy, found not all of them")
     what = KernelBench(only, given.device, given.turns)
     if given.quick:
         what = replace(what, cpu=QUICK, gpu=QUICK)
     rows, left_out = bench_kernels(what)
     around = environment()
-    for line in (*plain_table(rows), *(f"left out: {missing}" for missing in left_out)):
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
+    for line in (*text(rows, width), *(f"left out: {missing}" for missing in left_out)):
         print(line)
     print(", ".join(f"{name} {value}" for name, value in around.items()))
     if record and not given.quick:
