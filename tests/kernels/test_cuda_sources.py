@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from host_cuda import ahead
+from host_cuda.ahead import sanitize
 from nvrtc import KernelUse, compile_for
 from tamis_kernels.cuda.sources import OPTIONS, STEMS, cuda_source
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_90a")
-TESTS = Path(__file__).resolve().parents[1]
 # A multiprocessor's static shared memory for one block.
 SHARED_LIMIT = 48 * 1024
 
@@ -57,46 +53,15 @@ def test_a_source_that_does_not_compile_shows_the_compilers_words() -> None:
         compile_for('extern "C" __global__ void f() { g(); }', "sm_90", OPTIONS)
 
 
-def sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run host_cuda.sanitize with AddressSanitizer under Python's feet."""
-    library = subprocess.run(
-        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return subprocess.run(
-        [sys.executable, "-m", "host_cuda.sanitize", *arguments],
-        cwd=TESTS,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ
-        | {
-            "LD_PRELOAD": library,
-            "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-            "PYTHONPATH": os.pathsep.join(
-                [str(TESTS), str(TESTS.parent / "kernels"), os.environ.get("PYTHONPATH", "")]
-            ),
-        },
-    )
-
-
-@pytest.fixture(scope="module")
-def sanitized_stems() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """Every source's run, two at a time."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        yield {stem: pool.submit(sanitized, stem) for stem in STEMS}
-
-
 @pytest.mark.parametrize("stem", STEMS)
-def test_reads_and_writes_within_its_arrays(
-    stem: str, sanitized_stems: dict[str, Future[subprocess.CompletedProcess[str]]]
-) -> None:
-    done = sanitized_stems[stem].result()
+def test_reads_and_writes_within_its_arrays(stem: str) -> None:
+    done = ahead.sanitized_cases(stem)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_a_read_past_an_array_would_be_seen() -> None:
     # Threads past the last row that do not leave: they read its id.
     bound = "if (row >= n_rows) return;\n    const int64"
-    done = sanitized("update_statistics", bound, "const int64")
+    done = sanitize("update_statistics", bound, "const int64")
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr
