@@ -15,7 +15,6 @@ from tamis_kernels.arrays import (
     check_matrix,
     check_norms,
     check_vector,
-    dtype_of,
     place_of,
     strides_of,
 )
@@ -236,9 +235,7 @@ class _Blocks:
     def on_host(self) -> Iterator[tuple[NDArray[Any], int]]:
         """NumPy blocks that share memory, with the kind that the CPU's kernels go by."""
         for block in self:
-            kind = {"float16": 1, "bfloat16": 2}.get(dtype_of(block), 0)
-            values = self.place.host(block)
-            yield (values.view(np.uint16) if kind else values), kind
+            yield self.place.rows(block)
 
 
 def _rows_of(blocks: _Blocks, how: Lloyd, weights: Any) -> _Rows:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from tamis_kernels.arrays import Place, check_matrix, dtype_of, place_of, strides_of
 from tamis_kernels.row_scores import row_scores
 
 __all__ = ["last_layer_grand"]
 
-_KINDS = {"float32": 0, "float16": 1, "bfloat16": 2}
+_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def last_layer_grand(logits: Any, labels: Any, features: Any, *, bias: bool = True) -> Any:
@@ -47,9 +45,9 @@ def last_layer_grand(logits: Any, labels: Any, features: Any, *, bias: bool = Tr
     if not isinstance(bias, bool):
         raise TypeError(f"bias: expected True or False, found {bias!r}")
     place = place_of(logits=logits, labels=labels, features=features)
-    check_matrix("logits", logits, tuple(_KINDS), "(n, c ≥ 2)")
+    check_matrix("logits", logits, _DTYPES, "(n, c ≥ 2)")
     n_rows = int(logits.shape[0])
-    check_matrix("features", features, tuple(_KINDS), f"({n_rows}, d ≥ 1)")
+    check_matrix("features", features, _DTYPES, f"({n_rows}, d ≥ 1)")
     if features.shape[0] != n_rows or features.shape[1] < 1:
         raise ValueError(
             f"features: expected shape ({n_rows}, d ≥ 1), found {tuple(features.shape)}"
@@ -66,15 +64,7 @@ def last_layer_grand(logits: Any, labels: Any, features: Any, *, bias: bool = Tr
 def _on_cpu(place: Place, features: Any, bias: bool, el2n: Any, norms: Any) -> None:
     from tamis_kernels.cpu.last_layer_grand import launch
 
-    kind = _KINDS[dtype_of(features)]
-    values = place.host(features)
-    launch(
-        values.view(np.uint16) if kind else values,
-        kind,
-        1.0 if bias else 0.0,
-        place.host(el2n),
-        place.host(norms),
-    )
+    launch(*place.rows(features), float(bias), place.host(el2n), place.host(norms))
 
 
 def _on_gpu(place: Place, features: Any, bias: bool, el2n: Any, norms: Any) -> None:

@@ -15,7 +15,6 @@ __all__ = ["Nearest", "nearest_prototype"]
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
 _GPU_DTYPES = ("float32", "float16", "bfloat16")
 _LARGEST = 1e100  # whose square float64 holds
-_BITS = {"float16": 1, "bfloat16": 2}
 _Metric = Literal["cosine", "euclidean"]
 
 
@@ -109,11 +108,10 @@ def _on_cpu(place: Place, x: Any, prototypes: Any, unit: bool, found: Nearest) -
             f"prototypes: expected finite ones {expected} to 1e100, found {int(bad.sum())} others, "
             f"the first is row {int(bad.argmax())}"
         )
-    rows = place.host(x)
-    kind = _BITS.get(dtype_of(x), 0)
+    rows, kind = place.rows(x)
     distance, second = np.empty(len(rows)), np.empty(len(rows))
     n_unusable = ProductSearch(table, unit=unit, workers=numba.get_num_threads()).search(
-        rows.view(np.uint16) if kind else rows,
+        rows,
         kind,
         np.arange(len(rows)),
         place.host(found.index),

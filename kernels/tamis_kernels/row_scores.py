@@ -17,10 +17,12 @@ from tamis_kernels.arrays import (
     strides_of,
 )
 
-__all__ = ["RowScores", "row_scores"]
+__all__ = ["QUANTITIES", "RowScores", "empty_scores", "row_scores"]
 
-_FLOATS = ("loss", "el2n", "margin", "entropy", "p_label")
-_KINDS = {"float32": 0, "float16": 1, "bfloat16": 2}
+QUANTITIES = ("loss", "el2n", "margin", "entropy", "p_label")
+"""The scores that are numbers; the sources count them in this order."""
+
+_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,22 @@ def row_scores(logits: Any, labels: Any) -> RowScores:
     place = place_of(logits=logits, labels=labels)
     _check(place, logits, labels)
     n_rows = int(logits.shape[0])
-    scores = {name: place.empty((n_rows,), "float32") for name in _FLOATS}
-    scores["correct"] = place.empty((n_rows,), "bool")
+    scores = empty_scores(place, n_rows)
     if n_rows and place.on_gpu:
-        _on_gpu(place, logits, labels, tuple(scores.values()))
+        _on_gpu(place, logits, labels, tuple(vars(scores).values()))
     elif n_rows:
-        _on_cpu(place, logits, labels, tuple(scores.values()))
-    return RowScores(**scores)
+        _on_cpu(place, logits, labels, tuple(vars(scores).values()))
+    return scores
+
+
+def empty_scores(place: Place, n_rows: int) -> RowScores:
+    """Uninitialised scores of n rows."""
+    floats = {name: place.empty((n_rows,), "float32") for name in QUANTITIES}
+    return RowScores(**floats, correct=place.empty((n_rows,), "bool"))
 
 
 def _check(place: Place, logits: Any, labels: Any) -> None:
-    check_matrix("logits", logits, tuple(_KINDS), "(n, c ≥ 2)")
+    check_matrix("logits", logits, _DTYPES, "(n, c ≥ 2)")
     n_rows, n_classes = logits.shape
     if n_classes < 2:
         raise ValueError(f"logits: expected shape (n, c ≥ 2), found {tuple(logits.shape)}")
@@ -99,11 +106,8 @@ def _check(place: Place, logits: Any, labels: Any) -> None:
 def _on_cpu(place: Place, logits: Any, labels: Any, outputs: tuple[Any, ...]) -> None:
     from tamis_kernels.cpu.row_scores import launch
 
-    kind = _KINDS[dtype_of(logits)]
-    values = place.host(logits)
     launch(
-        values.view(np.uint16) if kind else values,
-        kind,
+        *place.rows(logits),
         np.ascontiguousarray(place.host(labels), np.int64),
         tuple(place.host(output) for output in outputs),
     )

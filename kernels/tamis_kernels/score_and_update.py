@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from tamis_kernels.arrays import check_matrix, check_vector, dtype_of, place_of, strides_of
-from tamis_kernels.row_scores import RowScores, row_scores
+from tamis_kernels.row_scores import QUANTITIES, RowScores, empty_scores, row_scores
 from tamis_kernels.update_statistics import Statistics, check_presentation, update_statistics
 
 __all__ = ["score_and_update"]
-
-_QUANTITIES = tuple(field.name for field in fields(RowScores) if field.name != "correct")
 
 
 def score_and_update(
@@ -64,18 +61,16 @@ def _on_gpu(
     from tamis_kernels.cuda.cupy_door import CupyRuntime, contiguous
     from tamis_kernels.cuda.score_and_update import launch
 
-    runtime = CupyRuntime(state.place)
-    outputs = {name: runtime.empty((logits.shape[0],), "float32") for name in _QUANTITIES}
-    outputs["correct"] = runtime.empty((logits.shape[0],), "bool")
+    scores = empty_scores(state.place, int(logits.shape[0]))
     launch(
-        runtime,
+        CupyRuntime(state.place),
         logits if strides_of(logits)[1] == 1 else contiguous(logits),
         dtype_of(logits),
         contiguous(labels),
-        tuple(outputs.values()),
+        tuple(vars(scores).values()),
         state.arrays,
-        tuple(_QUANTITIES.index(name) for name in state.tracked),
+        tuple(QUANTITIES.index(name) for name in state.tracked),
         contiguous(example_ids),
         distinct=distinct,
     )
-    return RowScores(**outputs)
+    return scores

@@ -17,11 +17,10 @@ from tamis_kernels.arrays import (
     place_of,
     strides_of,
 )
-from tamis_kernels.row_scores import RowScores
+from tamis_kernels.row_scores import QUANTITIES, RowScores
 
 __all__ = ["Statistics", "check_presentation", "new_statistics", "update_statistics"]
 
-_QUANTITIES = tuple(field.name for field in fields(RowScores) if field.name != "correct")
 _LARGEST = 2**31 - 1  # that an int32 holds
 _DTYPES = ("int32", "int32", "int32", "uint8", "float32", "float32", "int32", "int32")
 
@@ -127,7 +126,7 @@ class Statistics:
         if name not in self.tracked:
             raise ValueError(
                 f"expected one of {', '.join(self.tracked) or 'no quantities'}; found {name!r}"
-                + (", which tracked= of new_statistics adds" if name in _QUANTITIES else "")
+                + (", which tracked= of new_statistics adds" if name in QUANTITIES else "")
             )
         return self.tracked.index(name)
 
@@ -168,7 +167,7 @@ def new_statistics(
     moments = (len(tracked), n_examples)
     statistics = Statistics(
         place=place,
-        tracked=tuple(name for name in _QUANTITIES if name in tracked),
+        tracked=tuple(name for name in QUANTITIES if name in tracked),
         count=place.empty(many, "int32"),
         forgetting=place.empty(many, "int32"),
         first_learned=place.empty(many, "int32"),
@@ -187,9 +186,9 @@ def _check_tracked(tracked: Any) -> None:
     if isinstance(tracked, str) or not isinstance(tracked, Collection):
         raise TypeError(f"tracked: expected a tuple of names, found {tracked!r}")
     names = list(tracked)
-    if any(name not in _QUANTITIES for name in names) or len(set(names)) < len(names):
+    if any(name not in QUANTITIES for name in names) or len(set(names)) < len(names):
         raise ValueError(
-            f"tracked: expected some of {', '.join(_QUANTITIES)}, each once; found "
+            f"tracked: expected some of {', '.join(QUANTITIES)}, each once; found "
             f"{', '.join(map(repr, names))}"
         )
 
@@ -295,7 +294,7 @@ def _on_gpu(state: Statistics, example_ids: Any, scores: RowScores, distinct: bo
         CupyRuntime(state.place),
         state.arrays,
         contiguous(example_ids),
-        {_QUANTITIES.index(name): contiguous(getattr(scores, name)) for name in state.tracked},
+        {QUANTITIES.index(name): contiguous(getattr(scores, name)) for name in state.tracked},
         contiguous(scores.correct),
         distinct=distinct,
     )

@@ -43,7 +43,7 @@ _ones: Callable[..., Any] = intrinsic(_generate_ones)
 
 
 @njit
-def _pack_word(flags, models, examples, word):  # type: ignore[no-untyped-def]
+def _pack_word(flags, models, examples, word):
     """Fill word[i]: bit k tells flags[models[0] + k, examples[0] + i]; examples past the end 0."""
     word[:] = 0
     n = examples[1] - examples[0]
@@ -54,7 +54,7 @@ def _pack_word(flags, models, examples, word):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _pack_tile(flags, start, tile):  # type: ignore[no-untyped-def]
+def _pack_tile(flags, start, tile):
     """Test examples from ``start`` on as tile[word · _TESTS + example]."""
     n_models, n_examples = flags.shape
     for w in range(len(tile) // _TESTS):
@@ -64,7 +64,7 @@ def _pack_tile(flags, start, tile):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _pack_rows(flags, start, rows):  # type: ignore[no-untyped-def]
+def _pack_rows(flags, start, rows):
     """Training examples from ``start`` on as rows[example, word]."""
     n_models, n_examples = flags.shape
     word = np.empty(len(rows), np.int32)
@@ -75,7 +75,7 @@ def _pack_rows(flags, start, rows):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _count(words):  # type: ignore[no-untyped-def]
+def _count(words):
     total = _I(0)
     for word in words:
         total += _ones(word)
@@ -83,7 +83,7 @@ def _count(words):  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy")
-def _add_overlaps(row, tile, sums):  # type: ignore[no-untyped-def]
+def _add_overlaps(row, tile, sums):
     """Add to sums[j] the models that a training example and the tile's test example j share."""
     n_whole = len(row) // _TOGETHER * _TOGETHER
     for w in range(0, n_whole, _TOGETHER):
@@ -103,7 +103,7 @@ def _add_overlaps(row, tile, sums):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _reduce(overlaps, right, n_models, n_trained):  # type: ignore[no-untyped-def]
+def _reduce(overlaps, right, n_models, n_trained):
     """Largest A·m − C·a of a tile, and the sum of their absolute values.
 
     Each is at most a·(m − a) < 2³⁰: its terms may wrap around in 32 bits, the difference is exact.
@@ -117,7 +117,7 @@ def _reduce(overlaps, right, n_models, n_trained):  # type: ignore[no-untyped-de
 
 
 @njit
-def _meet_tile(rows, tile, right, n_models, trained, overlaps, result):  # type: ignore[no-untyped-def]
+def _meet_tile(rows, tile, right, n_models, trained, overlaps, result):
     """Add one tile of test examples to result[example]: (largest, sum)."""
     overlaps[:] = 0
     for w in range(0, rows.shape[1], _WORDS):
@@ -131,7 +131,7 @@ def _meet_tile(rows, tile, right, n_models, trained, overlaps, result):  # type:
 
 
 @njit(error_model="numpy")
-def _ratio(numerator, n_models, n_trained):  # type: ignore[no-untyped-def]
+def _ratio(numerator, n_models, n_trained):
     """numerator / (a · (m − a)), rounded to float32; NaN where that is a division by zero."""
     others = np.int64(n_models) - np.int64(n_trained)
     if n_trained == 0 or others == 0 or numerator == _NOTHING:
@@ -140,7 +140,7 @@ def _ratio(numerator, n_models, n_trained):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True)
-def _pack_tiles(correct, tiles, right):  # type: ignore[no-untyped-def]
+def _pack_tiles(correct, tiles, right):
     for t in numba.prange(len(tiles)):
         _pack_tile(correct, t * _TESTS, tiles[t])
         words = tiles[t].reshape(-1, _TESTS)
@@ -148,7 +148,7 @@ def _pack_tiles(correct, tiles, right):  # type: ignore[no-untyped-def]
             right[t, j] = _count(words[:, j])
 
 
-def _influence(masks, correct, largest, total):  # type: ignore[no-untyped-def]
+def _influence(masks, correct, largest, total):
     """Fill largest and total (n_train,) for masks (m, n_train) and correct (m, n_test) uint8."""
     n_models, n_train = masks.shape
     n_test, n_words = correct.shape[1], (n_models + 31) // 32
@@ -173,7 +173,7 @@ def _influence(masks, correct, largest, total):  # type: ignore[no-untyped-def]
             total[start + i] = _ratio(result[i, 1], n_models, trained[i])
 
 
-def _memorization(masks, correct, out):  # type: ignore[no-untyped-def]
+def _memorization(masks, correct, out):
     """Fill out (n_train,) for masks and correct (m, n_train) uint8."""
     n_models, n_train = masks.shape
     for block in numba.prange((n_train + _COLUMNS - 1) // _COLUMNS):

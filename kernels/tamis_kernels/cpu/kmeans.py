@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba import njit
 
-from tamis_kernels.cpu.vector_math import fetch_row, number
+from tamis_kernels.cpu.vector_math import fetch_row, number, square_norm
 
 __all__ = ["lower_distances", "move_bounds", "row_norms", "sum_by_label"]
 
@@ -23,16 +23,7 @@ _SLACK = 1e-9
 
 
 @njit(fastmath=_SUM)
-def _square_norm(row, kind):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for j in range(row.size):
-        value = np.float64(number(row[j], kind))
-        total += value * value
-    return total
-
-
-@njit(fastmath=_SUM)
-def _square_distance(row, kind, factor, centre):  # type: ignore[no-untyped-def]
+def _square_distance(row, kind, factor, centre):
     total = 0.0
     for j in range(row.size):
         e = np.float64(number(row[j], kind)) * factor - centre[j]
@@ -41,14 +32,14 @@ def _square_distance(row, kind, factor, centre):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, cache=True)
-def row_norms(x, kind, out):  # type: ignore[no-untyped-def]
+def row_norms(x, kind, out):
     """‖x‖ of each row, float64."""
     for i in numba.prange(len(x)):
-        out[i] = math.sqrt(_square_norm(x[i], kind))
+        out[i] = math.sqrt(square_norm(x[i], kind))
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def move_bounds(x, kind, factors, centres, drift, labels, near, far, active):  # type: ignore[no-untyped-def]
+def move_bounds(x, kind, factors, centres, drift, labels, near, far, active):
     """After the centres moved: which rows may have another nearest centre now.
 
     Args:
@@ -80,7 +71,7 @@ def move_bounds(x, kind, factors, centres, drift, labels, near, far, active):  #
 
 
 @njit
-def _sort_by_label(labels, ends, order):  # type: ignore[no-untyped-def]
+def _sort_by_label(labels, ends, order):
     """Fill order (n,) with the rows by label, those of one label in their order; ends: (k + 1,)."""
     ends[:] = 0
     for label in labels:
@@ -93,7 +84,7 @@ def _sort_by_label(labels, ends, order):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, cache=True)
-def sum_by_label(x, kind, multipliers, labels, n_parts, sums):  # type: ignore[no-untyped-def]
+def sum_by_label(x, kind, multipliers, labels, n_parts, sums):
     """Add multiplier · row to the sums (k, d) float64 of its label, in the order of the rows.
 
     The columns, not the rows, are shared out in ``n_parts``: a sum is then the same bits with any
@@ -116,14 +107,14 @@ def sum_by_label(x, kind, multipliers, labels, n_parts, sums):  # type: ignore[n
 
 
 @njit(parallel=True, cache=True)
-def lower_distances(x, centre, nearest):  # type: ignore[no-untyped-def]
+def lower_distances(x, centre, nearest):
     """Lower nearest (n,) float64 to the squared distance of each float32 row to a new centre."""
     for i in numba.prange(len(x)):
         nearest[i] = min(nearest[i], np.float64(_square_distance32(x[i], centre)))
 
 
 @njit(fastmath=_SUM)
-def _square_distance32(a, b):  # type: ignore[no-untyped-def]
+def _square_distance32(a, b):
     total = np.float32(0.0)
     for j in range(a.size):
         e = a[j] - b[j]

@@ -22,7 +22,7 @@ _SUM = {"contract", "reassoc", "nsz"}
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _values(scores, step, scale, half_norms, values, tops):  # type: ignore[no-untyped-def]
+def _values(scores, step, scale, half_norms, values, tops):
     """Fill values, and tops[lane] with the largest of values[lane], values[lane + _LANES], …
 
     Largest by lane, because that of neighbours would need sums across a vector's lanes.
@@ -43,7 +43,7 @@ def _values(scores, step, scale, half_norms, values, tops):  # type: ignore[no-u
 
 
 @njit(nogil=True)
-def _second_largest(values, tops):  # type: ignore[no-untyped-def]
+def _second_largest(values, tops):
     """The second largest value; equal to the largest where that stands twice."""
     first, second, top_lane = -_BIG, -_BIG, 0
     for lane in range(_LANES):
@@ -63,7 +63,7 @@ def _second_largest(values, tops):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _collect(values, tops, threshold, n_prototypes, candidates):  # type: ignore[no-untyped-def]
+def _collect(values, tops, threshold, n_prototypes, candidates):
     """Fill candidates, lane by lane, with the prototypes from the threshold on; gives how many."""
     n = 0
     for lane in range(_LANES):
@@ -76,7 +76,7 @@ def _collect(values, tops, threshold, n_prototypes, candidates):  # type: ignore
 
 
 @njit(nogil=True)
-def _tighten(values, half_norms, errors, of_row, candidates, n, upper):  # type: ignore[no-untyped-def]
+def _tighten(values, half_norms, errors, of_row, candidates, n, upper):
     """Drop the candidates that their own bounds exclude, not the table's largest."""
     residual, norm, relative, rounding = of_row
     first, second = -_BIG, -_BIG  # largest lower bounds
@@ -101,7 +101,7 @@ def _tighten(values, half_norms, errors, of_row, candidates, n, upper):  # type:
 
 
 @njit(nogil=True, fastmath=_SUM)
-def _distance32(a, factor_a, b, factor_b):  # type: ignore[no-untyped-def]
+def _distance32(a, factor_a, b, factor_b):
     total = _F(0.0)
     for i in range(a.size):
         e = _F(a[i]) * factor_a - _F(b[i]) * factor_b
@@ -110,7 +110,7 @@ def _distance32(a, factor_a, b, factor_b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, fastmath=_SUM)
-def _distance64(a, factor_a, b, factor_b):  # type: ignore[no-untyped-def]
+def _distance64(a, factor_a, b, factor_b):
     total = 0.0
     if factor_a == 1.0 and factor_b == 1.0:
         for i in range(a.size):
@@ -124,7 +124,7 @@ def _distance64(a, factor_a, b, factor_b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _filter(row, factor, exact, inverse_norms, unit, candidates, n, lowest):  # type: ignore[no-untyped-def]
+def _filter(row, factor, exact, inverse_norms, unit, candidates, n, lowest):
     """Drop the candidates that distances in float32 already exclude."""
     relative = _F((row.size + 8) * 2.0**-24 * 1.02)
     first, second = _F(np.inf), _F(np.inf)  # smallest upper bounds
@@ -149,7 +149,7 @@ def _filter(row, factor, exact, inverse_norms, unit, candidates, n, lowest):  # 
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def decide(  # type: ignore[no-untyped-def]
+def decide(
     x,
     kind,
     rows,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tamis_kernels.cpu.vector_math import bits_of, float_of, half_to_float
+from tamis_kernels.cpu.vector_math import bits_of, float_of, half_to_float, square_norm
 
-__all__ = ["LARGE", "load_row", "round_rows", "square_norm"]
+__all__ = ["LARGE", "load_row", "round_rows"]
 
 _F = np.float32
 # Rows of which float32 could not hold the squares, or could not hold them accurately.
@@ -20,7 +20,7 @@ _SUM = {"contract", "reassoc", "nsz"}
 
 
 @njit(nogil=True, error_model="numpy")
-def load_row(x, kind, row, out):  # type: ignore[no-untyped-def]
+def load_row(x, kind, row, out):
     """Copy row ``row`` of x as the numbers it stands for."""
     for i in range(out.size):
         if kind == 0:
@@ -32,16 +32,7 @@ def load_row(x, kind, row, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, fastmath=_SUM)
-def square_norm(v):  # type: ignore[no-untyped-def]
-    """Σ v² in float64."""
-    total = 0.0
-    for i in range(v.size):
-        total += np.float64(v[i]) * np.float64(v[i])
-    return total
-
-
-@njit(nogil=True, fastmath=_SUM)
-def _squares32(v):  # type: ignore[no-untyped-def]
+def _squares32(v):
     total = _F(0.0)
     for i in range(v.size):
         total += v[i] * v[i]
@@ -49,7 +40,7 @@ def _squares32(v):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _largest_magnitude(v):  # type: ignore[no-untyped-def]
+def _largest_magnitude(v):
     """As integers, which LLVM takes the maximum of in vectors; NaN comes out as NaN."""
     top = np.int32(0)
     for i in range(v.size):
@@ -58,19 +49,19 @@ def _largest_magnitude(v):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _centre_row(row, factor, centre, inverse_size, v):  # type: ignore[no-untyped-def]
+def _centre_row(row, factor, centre, inverse_size, v):
     for i in range(v.size):
         v[i] = _F((np.float64(row[i]) * factor - centre[i]) * inverse_size)
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _to_codes(v, inverse, codes):  # type: ignore[no-untyped-def]
+def _to_codes(v, inverse, codes):
     for i in range(v.size):  # truncation of a positive number after the shift rounds to nearest
         codes[i] = np.int8(np.int32(v[i] * inverse + _F(128.5)) - np.int32(128))
 
 
 @njit(nogil=True, fastmath=_SUM)
-def _residual(v, codes, step):  # type: ignore[no-untyped-def]
+def _residual(v, codes, step):
     total = _F(0.0)
     for i in range(v.size):
         e = v[i] - step * _F(codes[i])
@@ -79,14 +70,14 @@ def _residual(v, codes, step):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _to_bfloat16(v, halves):  # type: ignore[no-untyped-def]
+def _to_bfloat16(v, halves):
     for i in range(v.size):
         bits = np.int64(bits_of(v[i])) & 0xFFFFFFFF
         halves[i] = np.uint16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
 
 
 @njit(nogil=True, fastmath=_SUM)
-def _bfloat16_residual(v, halves):  # type: ignore[no-untyped-def]
+def _bfloat16_residual(v, halves):
     total = _F(0.0)
     for i in range(v.size):
         e = v[i] - float_of(np.int32(np.int32(halves[i]) << 16))
@@ -95,7 +86,7 @@ def _bfloat16_residual(v, halves):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def round_rows(x, kind, rows, unit, centre, inverse_size, row, operand, sizes, factors):  # type: ignore[no-untyped-def]
+def round_rows(x, kind, rows, unit, centre, inverse_size, row, operand, sizes, factors):
     """Round v = f · x − c of each row into the operand; sizes[i] = step, ‖v − v̂‖, ‖v‖.
 
     Norms are rounded up. A row that the products cannot serve gets ‖v‖ = ∞. factors[i] is f: 1, or
@@ -104,10 +95,10 @@ def round_rows(x, kind, rows, unit, centre, inverse_size, row, operand, sizes, f
     n_dimensions = centre.size
     v = np.empty(n_dimensions, np.float32)
     round_up = _F(1 + (n_dimensions + 8) * 2.0**-24)  # of a sum of d terms in any order
-    lengths = np.sqrt(square_norm(centre))
+    lengths = np.sqrt(square_norm(centre, 0))
     for i in range(rows.size):
         load_row(x, kind, rows[i], row)
-        factor = 1.0 / np.sqrt(square_norm(row)) if unit else 1.0
+        factor = 1.0 / np.sqrt(square_norm(row, 0)) if unit else 1.0
         _centre_row(row, factor, centre, inverse_size, v)
         norm = np.sqrt(_squares32(v)) * round_up
         # Of the subtraction in float64, where ‖f · x‖ ≤ ‖v‖ + ‖c‖, and of its rounding to float32.

@@ -40,7 +40,7 @@ _LANES = 64  # a scratch row's length is a multiple of it
 
 
 @njit
-def _take_row(row, kind, label, z):  # type: ignore[no-untyped-def]
+def _take_row(row, kind, label, z):
     """Copy a row to z with −∞ for the label; gives the largest of the others.
 
     As integers, because LLVM does not vectorise a maximum that knows NaN.
@@ -55,13 +55,13 @@ def _take_row(row, kind, label, z):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath={"contract"})
-def _term(g):  # type: ignore[no-untyped-def]
+def _term(g):
     """eᵍ of a value below the peak; 0 at the peak, and from ``LOWEST`` on, where g is clamped."""
     return _F(0.0) if (g == LOWEST) | (g == _F(0.0)) else exp_within(g)
 
 
 @njit(fastmath=_SUMS)
-def _sums(z, n, peak):  # type: ignore[no-untyped-def]
+def _sums(z, n, peak):
     """Σe, Σe², Σe·|g| over the values below the peak, and how many equal it; g = z − peak.
 
     A NaN makes Σe·|g| NaN; the others may come out as any number.
@@ -80,7 +80,7 @@ def _sums(z, n, peak):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _first_other(z, n, peak):  # type: ignore[no-untyped-def]
+def _first_other(z, n, peak):
     for j in range(n):
         if z[j] == peak:
             return j
@@ -88,7 +88,7 @@ def _first_other(z, n, peak):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _long_rows(logits, kind, labels, rows, z, parts):  # type: ignore[no-untyped-def]
+def _long_rows(logits, kind, labels, rows, z, parts):
     """Fill parts[:, i] for the rows in ``rows``, one row after the other."""
     n_classes = logits.shape[1]
     for i in range(rows[1] - rows[0]):
@@ -114,7 +114,7 @@ def _long_rows(logits, kind, labels, rows, z, parts):  # type: ignore[no-untyped
 
 
 @njit(fastmath=_SUMS)
-def _short_rows(logits, kind, labels, rows, z, parts):  # type: ignore[no-untyped-def]
+def _short_rows(logits, kind, labels, rows, z, parts):
     """The same with a lane a row; z is (n_classes, _BLOCK)."""
     n_classes, n = logits.shape[1], rows[1] - rows[0]
     for i in range(n):
@@ -151,7 +151,7 @@ def _short_rows(logits, kind, labels, rows, z, parts):  # type: ignore[no-untype
 
 
 @njit(fastmath={"contract"}, error_model="numpy")
-def _finish(parts, n, out, start):  # type: ignore[no-untyped-def]
+def _finish(parts, n, out, start):
     """The six scores from the sums over the other classes; formulas in the module reference.
 
     All terms are positive, so nothing cancels. With d = z_y − max of the others, everything is
@@ -190,7 +190,7 @@ def _finish(parts, n, out, start):  # type: ignore[no-untyped-def]
         correct[i] = (parts[6, i] != _F(0.0)) & (not broken)
 
 
-def _score_rows(logits, kind, labels, out):  # type: ignore[no-untyped-def]
+def _score_rows(logits, kind, labels, out):
     """Fill the outputs for logits (n, c ≥ 2) of kind 0 (float32), 1 (half), 2 (bfloat16)."""
     n_rows, n_classes = logits.shape
     length = (n_classes + _LANES - 1) // _LANES * _LANES

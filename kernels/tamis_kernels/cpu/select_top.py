@@ -84,7 +84,7 @@ def _compiled(id_type: str, label_type: str) -> Callable[..., None]:
     return compiled
 
 
-def _select(scores, ids, labels, quotas, key, count, n_threads, kept):  # type: ignore[no-untyped-def]
+def _select(scores, ids, labels, quotas, key, count, n_threads, kept):
     """Both rounds: the quotas, where there are any, and the filling up."""
     kept[:] = False
     rows = (scores, ids, key)
@@ -98,7 +98,7 @@ def _select(scores, ids, labels, quotas, key, count, n_threads, kept):  # type: 
 
 
 @njit(error_model="numpy")
-def _keep_best(rows, labels, wanted, n_threads, kept):  # type: ignore[no-untyped-def]
+def _keep_best(rows, labels, wanted, n_threads, kept):
     """Mark the best wanted[c] of each class's unmarked rows; labels of one class are not read."""
     n_rows, n_classes = len(kept), len(wanted)
     thresholds = np.zeros((n_classes, 3), np.uint64)
@@ -118,7 +118,7 @@ def _keep_best(rows, labels, wanted, n_threads, kept):  # type: ignore[no-untype
 
 
 @njit
-def _digit_bits(n_rows, n_classes):  # type: ignore[no-untyped-def]
+def _digit_bits(n_rows, n_classes):
     """Bits of a digit: as many as the counts fit the cache, or as there are rows in a class."""
     bits = 4
     while bits < 16 and n_classes << (bits + 1) <= _BINS and n_rows // n_classes >> bits:
@@ -127,7 +127,7 @@ def _digit_bits(n_rows, n_classes):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _rank(score):  # type: ignore[no-untyped-def]
+def _rank(score):
     """The score's word: 32 bits that sort ascending as scores do descending, NaN last."""
     key = order_key(bits_of(score + _F(0.0)))  # −0 + 0 is +0
     rank = np.uint64(np.uint32(key ^ np.int32(0x7FFFFFFF)))
@@ -135,19 +135,19 @@ def _rank(score):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _tie(example_id, key):  # type: ignore[no-untyped-def]
+def _tie(example_id, key):
     return _finalise(_finalise(_U(_I(example_id)) * _GOLDEN + key))
 
 
 @njit
-def _finalise(x):  # type: ignore[no-untyped-def]
+def _finalise(x):
     x = (x ^ (x >> _SHIFT_30)) * _MIX_1
     x = (x ^ (x >> _SHIFT_27)) * _MIX_2
     return x ^ (x >> _SHIFT_31)
 
 
 @njit(parallel=True, error_model="numpy")
-def _count(rows, labels, digit, thresholds, states, kept, counts):  # type: ignore[no-untyped-def]
+def _count(rows, labels, digit, thresholds, states, kept, counts):
     """Fill counts[part, class · 2^bits + digit]."""
     n_rows, n_parts = len(kept), len(counts)
     for part in numba.prange(n_parts):
@@ -160,7 +160,7 @@ def _count(rows, labels, digit, thresholds, states, kept, counts):  # type: igno
 
 
 @njit
-def _count_scores(rows, labels, digit, thresholds, states, kept, counts, start, stop):  # type: ignore[no-untyped-def]
+def _count_scores(rows, labels, digit, thresholds, states, kept, counts, start, stop):
     scores = rows[0]
     _, shift, bits = digit
     mask, many = (_ONE << _U(bits)) - _ONE, len(states) > 1
@@ -174,7 +174,7 @@ def _count_scores(rows, labels, digit, thresholds, states, kept, counts, start, 
 
 
 @njit
-def _count_ties(rows, labels, digit, thresholds, states, kept, counts, start, stop):  # type: ignore[no-untyped-def]
+def _count_ties(rows, labels, digit, thresholds, states, kept, counts, start, stop):
     scores, ids, key = rows
     word, shift, bits = digit
     mask, many = (_ONE << _U(bits)) - _ONE, len(states) > 1
@@ -193,7 +193,7 @@ def _count_ties(rows, labels, digit, thresholds, states, kept, counts, start, st
 
 
 @njit(parallel=True, error_model="numpy")
-def _narrow(counts, digit, thresholds, states, wanted):  # type: ignore[no-untyped-def]
+def _narrow(counts, digit, thresholds, states, wanted):
     """Fix one digit of every open threshold; wanted[c] becomes what is wanted of that bucket."""
     word, shift, bits = digit
     for label in numba.prange(len(wanted)):
@@ -212,7 +212,7 @@ def _narrow(counts, digit, thresholds, states, wanted):  # type: ignore[no-untyp
 
 
 @njit
-def _bucket(counts, start, n_bins, wanted, label):  # type: ignore[no-untyped-def]
+def _bucket(counts, start, n_bins, wanted, label):
     """The bin in which the running sum reaches wanted[label], and its count; −1 if none does."""
     for k in range(n_bins):
         here = _I(0)
@@ -225,7 +225,7 @@ def _bucket(counts, start, n_bins, wanted, label):  # type: ignore[no-untyped-de
 
 
 @njit(parallel=True, error_model="numpy")
-def _mark(rows, labels, thresholds, states, kept):  # type: ignore[no-untyped-def]
+def _mark(rows, labels, thresholds, states, kept):
     """Mark the rows up to their class's threshold."""
     scores, ids, key = rows
     many = len(states) > 1

@@ -18,7 +18,7 @@ _FEW = 16384  # rows up to which waking other threads would take longer than the
 
 
 @njit(error_model="numpy")
-def _add_value(means, m2, at, count, value):  # type: ignore[no-untyped-def]
+def _add_value(means, m2, at, count, value):
     """Welford's update of means[at] and m2[at] by the count-th value.
 
     In float64, so that only the stored result is rounded.
@@ -35,7 +35,7 @@ def _add_value(means, m2, at, count, value):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _count_presentation(state, example, correct):  # type: ignore[no-untyped-def]
+def _count_presentation(state, example, correct):
     """The counters of one example; gives its presentations so far."""
     count, forgetting, first_learned, last_correct, _, _, _, epoch = state
     count[example] += 1
@@ -49,7 +49,7 @@ def _count_presentation(state, example, correct):  # type: ignore[no-untyped-def
 
 
 @njit
-def _update_rows(rows, example_ids, values, correct, state):  # type: ignore[no-untyped-def]
+def _update_rows(rows, example_ids, values, correct, state):
     """Update the state by the rows from rows[0] to rows[1] that are their ids' last."""
     means, m2, claim = state[4], state[5], state[6]
     for row in range(rows[0], rows[1]):
@@ -62,17 +62,17 @@ def _update_rows(rows, example_ids, values, correct, state):  # type: ignore[no-
 
 
 @njit
-def _claim(example_ids, claim):  # type: ignore[no-untyped-def]
+def _claim(example_ids, claim):
     for row in range(len(example_ids)):
         claim[example_ids[row]] = row
 
 
-def _by_one_thread(example_ids, values, correct, state):  # type: ignore[no-untyped-def]
+def _by_one_thread(example_ids, values, correct, state):
     _claim(example_ids, state[6])
     _update_rows((0, len(example_ids)), example_ids, values, correct, state)
 
 
-def _by_threads(example_ids, values, correct, state):  # type: ignore[no-untyped-def]
+def _by_threads(example_ids, values, correct, state):
     _claim(example_ids, state[6])
     n_rows = len(example_ids)
     for block in numba.prange((n_rows + _BLOCK - 1) // _BLOCK):

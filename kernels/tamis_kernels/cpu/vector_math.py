@@ -28,6 +28,7 @@ __all__ = [
     "number",
     "order_key",
     "sqrt_of",
+    "square_norm",
 ]
 
 _F = np.float32
@@ -119,7 +120,7 @@ _prefetch: Callable[..., Any] = intrinsic(_generate_prefetch)
 
 
 @njit(nogil=True)
-def fetch_row(matrix, row, start, stop):  # type: ignore[no-untyped-def]
+def fetch_row(matrix, row, start, stop):
     """Have columns ``start`` to ``stop`` of a row, or those there are, brought into the cache.
 
     CPUs foresee the next lines, but not beyond a page, and where rows are many.
@@ -129,7 +130,7 @@ def fetch_row(matrix, row, start, stop):  # type: ignore[no-untyped-def]
 
 
 @njit
-def order_key(bits):  # type: ignore[no-untyped-def]
+def order_key(bits):
     """Integer that sorts as the float32 with these bits does; the map is its own inverse.
 
     NaN with the sign bit clear sorts above infinity, with it set below minus infinity.
@@ -138,7 +139,7 @@ def order_key(bits):  # type: ignore[no-untyped-def]
 
 
 @njit
-def half_to_float(half):  # type: ignore[no-untyped-def]
+def half_to_float(half):
     """The float32 of 16 bits of IEEE half precision; exact, subnormals and infinities included."""
     magnitude = np.int32(half & 0x7FFF)
     # The exponent's bias differs by 112; a product corrects it, for subnormal numbers too.
@@ -148,7 +149,7 @@ def half_to_float(half):  # type: ignore[no-untyped-def]
 
 
 @njit
-def number(value, kind):  # type: ignore[no-untyped-def]
+def number(value, kind):
     """What a coordinate stands for: of kind 0 itself, 1 bits of float16, 2 bits of bfloat16."""
     if kind == 1:
         return half_to_float(np.int32(value))
@@ -157,8 +158,18 @@ def number(value, kind):  # type: ignore[no-untyped-def]
     return value
 
 
+@njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def square_norm(row, kind):
+    """Σ v² in float64 of a row of this kind; no number of float32 is too large for it."""
+    total = 0.0
+    for j in range(row.size):
+        value = np.float64(number(row[j], kind))
+        total += value * value
+    return total
+
+
 @njit(fastmath={"contract"})
-def exp_within(x):  # type: ignore[no-untyped-def]
+def exp_within(x):
     """eˣ for −87 ≤ x ≤ 0, exactly 1 at 0; of any other x, NaN included, it may be any number."""
     shifted = x * _LOG2E + _ROUND
     n = shifted - _ROUND
@@ -168,14 +179,14 @@ def exp_within(x):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath={"contract"})
-def exp_neg(x):  # type: ignore[no-untyped-def]
+def exp_neg(x):
     """eˣ for x ≤ 0; exactly 1 at 0, e⁻⁸⁷ below −87, NaN for NaN."""
     power = exp_within(LOWEST if x < LOWEST else x)
     return power if x == x else x
 
 
 @njit(fastmath={"contract"}, error_model="numpy")  # no branch for a division by zero
-def log1p_pos(x):  # type: ignore[no-untyped-def]
+def log1p_pos(x):
     """log(1 + x) for x ≥ 0, also where 1 + x rounds to 1; NaN for NaN, finite x only."""
     u = _F(1.0) + x
     lost = (x - (u - _F(1.0))) / u  # what the rounding of u took from the logarithm

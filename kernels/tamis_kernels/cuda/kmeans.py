@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tamis_kernels.arrays import dtype_of, strides_of
-from tamis_kernels.cuda.launching import Runtime, blocks_for
+from tamis_kernels.arrays import strides_of
+from tamis_kernels.cuda.launching import Runtime, blocks_for, integer_bytes
 
 __all__ = ["Scratch", "label_sums", "row_norms", "scratch_for"]
 
@@ -122,7 +122,7 @@ def _sort(runtime: Runtime, labels: Any, n_rows: int, n_labels: int, scratch: Sc
     """Fill ``order`` and ``starts``."""
     tile_rows = np.int32(_tile_rows(n_labels))
     n_tiles = scratch.counts.shape[0]
-    label_bytes = np.int32(8 if dtype_of(labels) == "int64" else 4)
+    label_bytes = np.int32(integer_bytes(labels))
     of_labels = (labels, label_bytes, np.int64(n_rows), np.int32(n_labels))
     counts, starts = scratch.counts, scratch.starts
 

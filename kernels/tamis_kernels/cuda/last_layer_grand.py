@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tamis_kernels.arrays import address_of, strides_of
-from tamis_kernels.cuda.launching import Runtime, blocks_for
+from tamis_kernels.arrays import strides_of
+from tamis_kernels.cuda.launching import Runtime, blocks_for, columns_at_once
 
 __all__ = ["launch"]
 
 _THREADS = 256  # BLOCK_THREADS in the source
 _WARP = 32
-_VECTOR_BYTES = 16
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def launch(
@@ -31,18 +29,15 @@ def launch(
         bias: Whether the layer has a bias.
     """
     n_rows, width = features.shape
-    row_stride = strides_of(features)[0]
-    vector = _VECTOR_BYTES // _ITEM_BYTES[dtype]
-    aligned = not (address_of(features) % _VECTOR_BYTES or row_stride % vector or width % vector)
     arguments = (
         features,
-        np.int64(row_stride),
+        np.int64(strides_of(features)[0]),
         np.int64(n_rows),
         np.int32(width),
         np.float64(bias),
         el2n,
         norms,
     )
-    kernel = f"last_layer_grand_{dtype}_by{vector if aligned else 1}"
+    kernel = f"last_layer_grand_{dtype}_by{columns_at_once(features, dtype)}"
     grid = (blocks_for(n_rows, _THREADS // _WARP),)
     runtime.launch("last_layer_grand", kernel, grid, _THREADS, arguments)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["Runtime", "blocks_for"]
+from tamis_kernels.arrays import address_of, dtype_of, strides_of
+
+__all__ = ["Runtime", "blocks_for", "columns_at_once", "integer_bytes"]
+
+_VECTOR_BYTES = 16  # of the widest load
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Runtime(Protocol):
@@ -48,3 +53,21 @@ class Runtime(Protocol):
 def blocks_for(n: int, per_block: int) -> int:
     """How many blocks take n things, ``per_block`` each."""
     return -(-n // per_block)
+
+
+def columns_at_once(matrix: Any, dtype: str) -> int:
+    """What a lane loads at once: 16 bytes where all rows are aligned to that, else one number.
+
+    Args:
+        matrix: (n, d), neighbouring columns side by side.
+        dtype: What it holds: "float32", "float16" or "bfloat16".
+    """
+    vector = _VECTOR_BYTES // _ITEM_BYTES[dtype]
+    stride, n_columns = strides_of(matrix)[0], matrix.shape[1]
+    aligned = not (address_of(matrix) % _VECTOR_BYTES or stride % vector or n_columns % vector)
+    return vector if aligned else 1
+
+
+def integer_bytes(integers: Any) -> int:
+    """Of one number of an array of int64 or int32: what the sources tell the two apart by."""
+    return 8 if dtype_of(integers) == "int64" else 4

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tamis_kernels.arrays import address_of, strides_of
-from tamis_kernels.cuda.launching import Runtime, blocks_for
+from tamis_kernels.arrays import strides_of
+from tamis_kernels.cuda.launching import Runtime, blocks_for, columns_at_once
 
 __all__ = ["launch"]
 
@@ -22,8 +22,6 @@ _WARPS = _THREADS // 32
 _CENTRE_THREADS = 512  # CENTRE_WARPS · 32
 _CENTRE_COLUMNS = 32
 _MULTIPLE = 8  # so that padded rows are aligned to 16 bytes
-_VECTOR_BYTES = 16
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _ROW_BYTES = 24  # struct Row
 # Scores and rounded rows of a chunk stay in a second-level cache (50 MB on an H100) from the kernel
 # that writes them to the one that reads them.
@@ -129,7 +127,7 @@ def _search(
 ) -> None:
     """One chunk of rows."""
     n_rows, n_columns = x.shape
-    by = _columns_at_once(x, dtype)
+    by = columns_at_once(x, dtype)
     inputs = (*_row_arguments(x), *table.arguments)
     gamma, whole = np.float32(_summing_error(n_columns)), np.int32(table.whole)
     decide = (
@@ -199,14 +197,6 @@ def _row_arguments(matrix: Any) -> tuple[Any, ...]:
     n_rows, n_columns = matrix.shape
     stride = strides_of(matrix)[0]
     return matrix, np.int64(stride), np.int64(n_rows), np.int32(n_columns)
-
-
-def _columns_at_once(x: Any, dtype: str) -> int:
-    """What a lane loads at once: 16 bytes where all rows are aligned to that, else one number."""
-    vector = _VECTOR_BYTES // _ITEM_BYTES[dtype]
-    stride, n_columns = strides_of(x)[0], x.shape[1]
-    aligned = not (address_of(x) % _VECTOR_BYTES or stride % vector or n_columns % vector)
-    return vector if aligned else 1
 
 
 def _summing_error(n_columns: int) -> float:

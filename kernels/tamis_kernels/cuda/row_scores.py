@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from tamis_kernels.arrays import address_of, dtype_of, strides_of
-from tamis_kernels.cuda.launching import Runtime, blocks_for
+from tamis_kernels.arrays import strides_of
+from tamis_kernels.cuda.launching import Runtime, blocks_for, columns_at_once, integer_bytes
 
 __all__ = ["THREADS", "launch", "plan"]
 
 THREADS = 256  # BLOCK_THREADS in the source
 # Lanes of a row's group, logits a lane holds, rows a group takes so that each lane finishes one.
 _SHAPES = ((1, 16, 1), (8, 4, 8), (8, 16, 8), (32, 8, 4), (32, 32, 4))
-_VECTOR_BYTES = 16
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def launch(
@@ -46,15 +44,12 @@ def plan(
         outputs: As :func:`launch`.
     """
     n_rows, n_classes = logits.shape
-    row_stride = strides_of(logits)[0]
-    vector = _VECTOR_BYTES // _ITEM_BYTES[dtype]
-    aligned = not (address_of(logits) % _VECTOR_BYTES or row_stride % vector or n_classes % vector)
-    shape, rows = _variant(n_classes, vector if aligned else 1)
+    shape, rows = _variant(n_classes, columns_at_once(logits, dtype))
     arguments = (
         logits,
-        np.int64(row_stride),
+        np.int64(strides_of(logits)[0]),
         labels,
-        np.int32(8 if dtype_of(labels) == "int64" else 4),
+        np.int32(integer_bytes(labels)),
         np.int64(n_rows),
         np.int32(n_classes),
         *outputs,

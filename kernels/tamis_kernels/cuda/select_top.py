@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tamis_kernels.arrays import dtype_of
-from tamis_kernels.cuda.launching import Runtime, blocks_for
+from tamis_kernels.cuda.launching import Runtime, blocks_for, integer_bytes
 
 __all__ = ["launch"]
 
@@ -42,10 +41,10 @@ def launch(
         kept: (n,) bool, is filled.
     """
     taken = runtime.empty((1,), "int64")
-    rows = (scores, ids, np.int32(_bytes_of(ids)))
+    rows = (scores, ids, np.int32(integer_bytes(ids)))
     by_class = labels is not None and quotas is not None and len(quotas) > 0
     if by_class:
-        of_class = (labels, np.int32(_bytes_of(labels)), np.uint64(key))
+        of_class = (labels, np.int32(integer_bytes(labels)), np.uint64(key))
         _round(runtime, (*rows, *of_class), quotas, count, taken, kept, filling=False)
     everyone = (np.uint64(0), np.int32(0), np.uint64(key))
     _round(runtime, (*rows, *everyone), None, count, taken, kept, filling=by_class)
@@ -71,7 +70,7 @@ def _round(
     is_open = runtime.empty((_PASSES + 1,), "int32")
     arguments = (*rows, np.int64(n_rows), np.int32(n_classes), np.int32(filling))
     wanted = (
-        (np.uint64(0), np.int32(0)) if quotas is None else (quotas, np.int32(_bytes_of(quotas)))
+        (np.uint64(0), np.int32(0)) if quotas is None else (quotas, np.int32(integer_bytes(quotas)))
     )
 
     def run(kernel: str, blocks: int, *values: Any) -> None:
@@ -87,7 +86,3 @@ def _round(
         run(counting, blocks, *arguments, thresholds, kept, on, is_open, histogram)
         run("narrow", blocks_for(n_classes * _WARP, _THREADS), *state, on, is_open, taken)
     run("mark", blocks_for(n_rows, _THREADS), *arguments, thresholds, kept)
-
-
-def _bytes_of(integers: Any) -> int:
-    return 8 if dtype_of(integers) == "int64" else 4

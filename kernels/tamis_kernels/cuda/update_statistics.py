@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tamis_kernels.arrays import dtype_of
-from tamis_kernels.cuda.launching import Runtime, blocks_for
+from tamis_kernels.cuda.launching import Runtime, blocks_for, integer_bytes
 
 __all__ = ["claim", "launch", "state_arguments"]
 
@@ -65,7 +64,7 @@ def claim(runtime: Runtime, state: tuple[Any, ...], example_ids: Any) -> None:
         (
             np.int64(n_rows),
             example_ids,
-            np.int32(_bytes_of(example_ids)),
+            np.int32(integer_bytes(example_ids)),
             np.int64(count.shape[0]),
             scratch,
         ),
@@ -89,10 +88,6 @@ def state_arguments(
         np.int32(bits),
         *state,
         example_ids,
-        np.int32(_bytes_of(example_ids)),
+        np.int32(integer_bytes(example_ids)),
         np.int32(distinct),
     )
-
-
-def _bytes_of(integers: Any) -> int:
-    return 8 if dtype_of(integers) == "int64" else 4

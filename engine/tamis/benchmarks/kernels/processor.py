@@ -23,7 +23,7 @@ _PARTS = 64
 
 
 @njit
-def _sum_part(words):  # type: ignore[no-untyped-def]
+def _sum_part(words):
     total = np.uint64(0)
     for i in range(words.size):  # from zero: a loop with another start is not vectorised
         total += words[i]
@@ -31,7 +31,7 @@ def _sum_part(words):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True)
-def _sum_words(words):  # type: ignore[no-untyped-def]
+def _sum_words(words):
     total = np.uint64(0)
     for part in numba.prange(_PARTS):
         start, stop = words.size * part // _PARTS, words.size * (part + 1) // _PARTS
