@@ -39,6 +39,7 @@ FLOORS = {
     "tamis.progress": 8,
     "tamis.statistics": 8,
     "tamis.thrift": 8,
+    "tamis.units": 8,
     "tamis.images": 9,
     "tamis.sources": 10,
     "tamis.bundles": 11,

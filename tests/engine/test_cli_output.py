@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tamis.cli.bundles import _provenance
-from tamis.cli.output import pairs, show_progress, size_text
+from tamis.cli.output import pairs, show_progress
 from tamis.errors import UsageError, first_line
 from tamis.manifest import Manifest, Parent
+from tamis.units import size_text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpu_arrays import on_gpu, to_host
+from gpu_arrays import nothing_may_wait, on_gpu, to_host
 from host_cuda.runtime import HostRuntime, ShimError
 from tamis_kernels.cuda.influence import launch_influence, launch_memorization
 from tamis_kernels.cuda.launching import Runtime
@@ -226,13 +226,9 @@ def test_in_a_cuda_graph_on_a_stream_of_its_own() -> None:
 
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu() -> None:
-    import torch
 
     masks, correct, own = (on_gpu("torch", array) for array in example(300, 500, 200))
     public(masks, correct, own)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         influence_reduce(masks, correct)
         memorization(masks, own)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

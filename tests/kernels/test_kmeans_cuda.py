@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gpu_arrays import nothing_may_wait, on_gpu
 from host_cuda.runtime import HostRuntime, ShimError
 from tamis_kernels.cuda import kmeans as module
 from tamis_kernels.cuda.kmeans import label_sums, row_norms, scratch_for
@@ -231,18 +232,6 @@ def sanitizer_cases(runtime: Runtime) -> None:
 # ---- on a GPU
 
 
-def on_gpu(library: str, array: NDArray[Any]) -> Any:
-    """Of uint16 a tensor of bfloat16."""
-    if library == "cupy":
-        import cupy
-
-        return cupy.asarray(array)
-    import torch
-
-    tensor = torch.from_numpy(array).cuda()
-    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
-
-
 def gpu_runtime(array: Any) -> Runtime:
     from tamis_kernels.arrays import place_of
     from tamis_kernels.cuda.cupy_door import CupyRuntime
@@ -300,14 +289,10 @@ def test_in_a_cuda_graph() -> None:
 
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu() -> None:
-    import torch
 
     x, labels, weights = example(5000, 40, 30)
     rows, of_rows, factors = (on_gpu("torch", array) for array in (x, labels, weights))
     runtime = gpu_runtime(rows)
     run(runtime, rows, of_rows, factors, 30)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         run(runtime, rows, of_rows, factors, 30)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

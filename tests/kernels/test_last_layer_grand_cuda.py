@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpu_arrays import to_host
+from gpu_arrays import nothing_may_wait, on_gpu, to_host
 from host_cuda.runtime import HostRuntime, ShimError
 from tamis_kernels.cuda.last_layer_grand import launch
 from tamis_kernels.cuda.launching import Runtime
@@ -127,17 +127,6 @@ def sanitizer_cases(runtime: Runtime) -> None:
 # ---- on a GPU
 
 
-def on_gpu(library: str, array: NDArray[Any], dtype: str = "") -> Any:
-    if library == "cupy":
-        import cupy
-
-        return cupy.asarray(array)
-    import torch
-
-    tensor = torch.from_numpy(array).cuda()
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
-
-
 def batch(n: int, d: int, dtype: str = "float32") -> tuple[NDArray[Any], ...]:
     rng = np.random.default_rng((n, d))
     logits = (4 * rng.standard_normal((n, 10))).astype(np.float32)
@@ -158,7 +147,7 @@ def test_on_a_gpu(n: int, d: int, library: str, dtype: str, bias: bool) -> None:
     found = last_layer_grand(
         on_gpu(library, logits),
         on_gpu(library, labels),
-        on_gpu(library, features, dtype),
+        on_gpu(library, features),
         bias=bias,
     )
     assert type(found).__module__.partition(".")[0] == library
@@ -190,11 +179,8 @@ def test_in_a_cuda_graph_without_waiting() -> None:
     arrays = batch(512, 768)
     logits, labels, features = (on_gpu("torch", array) for array in arrays)
     last_layer_grand(logits, labels, features)  # compiles
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         last_layer_grand(logits, labels, features)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = last_layer_grand(logits, labels, features)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gpu_arrays import nothing_may_wait, on_gpu
 from host_cuda.runtime import HostRuntime, ShimError
 from tamis_kernels import nearest_prototype, reference
 from tamis_kernels.cuda import nearest_prototype as module
@@ -409,18 +410,6 @@ def sanitizer_cases(runtime: Runtime) -> None:
 # ---- on a GPU
 
 
-def on_gpu(library: str, array: NDArray[Any]) -> Any:
-    """Of uint16 a tensor of bfloat16."""
-    if library == "cupy":
-        import cupy
-
-        return cupy.asarray(array)
-    import torch
-
-    tensor = torch.from_numpy(array).cuda()
-    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
-
-
 def to_host(found: Any) -> Found:
     def host(array: Any) -> NDArray[Any]:
         copied: NDArray[Any] = array.get() if hasattr(array, "get") else array.cpu().numpy()
@@ -515,13 +504,9 @@ def test_in_a_cuda_graph(metric: Any) -> None:
 
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu() -> None:
-    import torch
 
     x, prototypes = example(3000, 50, 96)
     at, table = on_gpu("torch", x), on_gpu("torch", prototypes)
     nearest_prototype(at, table)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         nearest_prototype(at, table)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gpu_arrays import nothing_may_wait, on_gpu
 from host_cuda.runtime import HostRuntime, ShimError
 from tamis_kernels import reference, row_scores
 from tamis_kernels.cuda.launching import Runtime
@@ -149,17 +150,6 @@ def sanitizer_cases(runtime: Runtime) -> None:
 # ---- on a GPU
 
 
-def on_gpu(library: str, array: NDArray[Any], dtype: str = "") -> Any:
-    if library == "cupy":
-        import cupy
-
-        return cupy.asarray(array)
-    import torch
-
-    tensor = torch.from_numpy(array).cuda()
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
-
-
 def to_host(scores: Any) -> Any:
     def host(array: Any) -> NDArray[Any]:
         found: NDArray[Any] = array.get() if hasattr(array, "get") else array.cpu().numpy()
@@ -177,7 +167,7 @@ def test_on_a_gpu(c: int, library: str, dtype: str) -> None:
         pytest.skip("CuPy arrays of bfloat16 need ml_dtypes")
     # Of long rows fewer, for the reference's sake.
     logits, labels = example(3001 if c < 4000 else 301, c, dtype)
-    found = row_scores(on_gpu(library, logits, dtype), on_gpu(library, labels))
+    found = row_scores(on_gpu(library, logits), on_gpu(library, labels))
     assert type(found.loss).__module__.partition(".")[0] == library
     check(to_host(found), logits, labels)
 
@@ -208,13 +198,9 @@ def test_in_a_cuda_graph_on_a_stream_of_its_own() -> None:
 
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu() -> None:
-    import torch
 
     logits, labels = example(512, 1000)
     at, labels_at = on_gpu("torch", logits), on_gpu("torch", labels)
     row_scores(at, labels_at)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         row_scores(at, labels_at)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

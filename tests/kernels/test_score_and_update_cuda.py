@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpu_arrays import to_host
+from gpu_arrays import nothing_may_wait, on_gpu, to_host
 from host_cuda.runtime import HostRuntime, ShimError
 from tamis_kernels import row_scores as public_row_scores
 from tamis_kernels.cuda import row_scores, score_and_update, update_statistics
@@ -166,17 +166,6 @@ def sanitizer_cases(runtime: Runtime) -> None:
 # ---- on a GPU
 
 
-def on_gpu(library: str, array: NDArray[Any], dtype: str = "") -> Any:
-    if library == "cupy":
-        import cupy
-
-        return cupy.asarray(array)
-    import torch
-
-    tensor = torch.from_numpy(array).cuda()
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
-
-
 def check_states(state: Statistics, expected: Statistics) -> None:
     for name in ("count", "forgetting", "first_learned", "last_correct", "claim"):
         found = to_host(getattr(state, name))
@@ -200,7 +189,7 @@ def test_on_a_gpu(c: int, library: str, dtype: str) -> None:
     expected = new_statistics(n, like=on_gpu(library, np.zeros(1)))
     for turn in range(3):
         logits, labels, ids = example(n, b, c, dtype, turn)
-        at, labels_at = on_gpu(library, logits, dtype), on_gpu(library, labels)
+        at, labels_at = on_gpu(library, logits), on_gpu(library, labels)
         ids_at = on_gpu(library, ids)
         for each in (state, expected):
             each.begin_epoch(turn)
@@ -244,13 +233,9 @@ def test_in_a_cuda_graph_that_outlives_the_epoch(distinct: bool) -> None:
 
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu() -> None:
-    import torch
 
     logits, labels, ids = (on_gpu("torch", array) for array in example(600, 512, 100))
     state = new_statistics(600, like=ids)
     public_score_and_update(logits, labels, state, ids)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         public_score_and_update(logits, labels, state, ids)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpu_arrays import on_gpu, to_host
+from gpu_arrays import nothing_may_wait, on_gpu, to_host
 from host_cuda.runtime import HostRuntime, ShimError
 from tamis_kernels.cuda.launching import Runtime
 from tamis_kernels.cuda.select_top import launch
@@ -225,12 +225,8 @@ def test_in_a_cuda_graph_on_a_stream_of_its_own() -> None:
 
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu() -> None:
-    import torch
 
     scores, ids, labels, quotas = (on_gpu("torch", a) for a in example(5000, 40, "one value"))
     select_top(scores, ids, 2000, labels=labels, quotas=quotas)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         select_top(scores, ids, 2000, labels=labels, quotas=quotas)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

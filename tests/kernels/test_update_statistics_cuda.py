@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpu_arrays import on_gpu
+from gpu_arrays import nothing_may_wait, on_gpu
 from host_cuda.runtime import HostRuntime, ShimError
 from tamis_kernels.cuda.launching import Runtime
 from tamis_kernels.cuda.update_statistics import launch
@@ -323,17 +323,13 @@ def test_in_a_cuda_graph_that_outlives_the_epoch() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("distinct", [False, True])
 def test_nothing_waits_for_the_gpu(distinct: bool) -> None:
-    import torch
 
     shown = presented(np.random.default_rng(7), 0, 500, 512, ("el2n", "margin", "p_label"))
     ids, scores = on_gpu("torch", shown.example_ids), scores_on_gpu("torch", shown)
     state = new_statistics(500, like=ids)
     update_statistics(state, ids, scores)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         state.begin_run()
         state.begin_epoch(1)
         update_statistics(state, ids, scores, distinct=distinct)
         state.mean("el2n"), state.variance("el2n"), state.sum("el2n")
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tamis.benchmarks.measuring import Row
+from tamis.units import number_text
 
 __all__ = ["HEADERS", "append_record", "cells", "found", "text"]
 
@@ -41,16 +42,16 @@ def cells(row: Row) -> tuple[str, ...]:
     """A row of a table for people, under ``HEADERS``."""
     return (
         row.name,
-        _number(row.value),
+        number_text(row.value),
         row.unit,
         row.peer or "",
-        "" if row.peer_value is None else _number(row.peer_value),
+        "" if row.peer_value is None else number_text(row.peer_value),
         "" if row.ratio is None else f"{row.ratio:.2f}",
         _goal(row),
-        "" if row.achieved is None else f"{_number(row.achieved)} {row.achieved_unit}",
+        "" if row.achieved is None else f"{number_text(row.achieved)} {row.achieved_unit}",
         ""
         if row.share is None or row.ceiling is None
-        else f"{row.share:.0%} of {_number(row.ceiling)}, {row.ceiling_name}",
+        else f"{row.share:.0%} of {number_text(row.ceiling)}, {row.ceiling_name}",
     )
 
 
@@ -78,13 +79,8 @@ def _paragraph(row: Row) -> Iterator[str]:
         yield "    " + ", ".join(filter(None, (achieved, share)))
 
 
-def _number(value: float) -> str:
-    """Three digits at least, grouped."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _goal(row: Row) -> str:
     if row.goal is None:
         return ""
     sign = "≤ " if row.lower_is_better else ""
-    return f"{sign}{_number(row.goal)} {'✓' if row.met else 'missed'}"
+    return f"{sign}{number_text(row.goal)} {'✓' if row.met else 'missed'}"

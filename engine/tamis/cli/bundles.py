@@ -22,7 +22,8 @@ from tamis.cli.options import (
     Side,
     Workers,
 )
-from tamis.cli.output import pairs, print_json, print_table, show_progress, size_text
+from tamis.cli.output import pairs, print_json, print_table, show_progress
+from tamis.units import size_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tamis.cli.options import Json, MaxPixels, Overwrite, Workers
-from tamis.cli.output import pairs, print_json, show_progress, size_text
+from tamis.cli.output import pairs, print_json, show_progress
+from tamis.units import size_text
 
 if TYPE_CHECKING:
     from tamis.bundles.estimate import Estimate

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from tamis.errors import printable
 from tamis.progress import Advance, Progress
+from tamis.units import number_text
 
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["number_text", "pairs", "print_json", "print_table", "show_progress", "size_text"]
+__all__ = ["pairs", "print_json", "print_table", "show_progress"]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -56,19 +57,6 @@ def pairs(values: dict[str, object]) -> None:
     width = max(len(name) for name in values)
     for name, value in values.items():
         print(f"{name:<{width}}  {printable(str(value))}")
-
-
-def size_text(n_bytes: float) -> str:
-    """Bytes for people: kB up to a million, MB up to a billion, then GB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:,.2f} {unit}"
-    return f"{n_bytes / 1e3:,.1f} kB"
-
-
-def number_text(value: float) -> str:
-    """Three digits at least, grouped."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 @contextmanager
