@@ -19,7 +19,9 @@ from tamis.sources.opening import open_source
 # numba's TBB layer hangs at exit where the process is pinned to one core. Read at numba's import.
 os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
 # Numba's own cache does not see when a function that another file calls has changed.
-SOURCES = sorted(Path(__file__).resolve().parents[1].glob("kernels/tamis_kernels/cpu/*.py"))
+COMPILED = ("kernels/tamis_kernels/cpu/*.py", "engine/tamis/loaders/*.py")
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCES = sorted(path for pattern in COMPILED for path in REPOSITORY.glob(pattern))
 DIGEST = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:16]
 os.environ.setdefault(
     "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"tamis-numba-{os.getuid()}-{DIGEST}")
@@ -32,7 +34,6 @@ settings.load_profile("tamis")
 
 pytest_plugins = ["gpu_option"]
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("TAMIS_DATA") or REPOSITORY.parent / "shared" / "data")
 
 

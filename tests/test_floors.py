@@ -63,11 +63,11 @@ FLOORS = {
 DOORS = {
     "cupy": "tamis_kernels.cuda.cupy_door",
     "faiss": "tamis_kernels.faiss_door",
-    "ffcv": "tamis.loaders.ffcv_loader",
+    "nvidia": "tamis.loaders.dali_pipeline",
 }
 # What tamis is measured against.
 PEERS = {"tamis.benchmarks.ffcv_writer", "tamis.benchmarks.kernels.faiss_peer"}
-BANNED = ("nvidia", "ray", "torch.hub")
+BANNED = ("ray", "torch.hub")
 # What `tamis --help` must not wait for.
 HEAVY = ("torch", "ffcv", "faiss", "numpy", "pyarrow", "cv2", "numba", "pydantic", "matplotlib")
 

@@ -138,11 +138,20 @@ class ScoreTable:
         )
 
 
-def unscored_table(bundle: Bundle) -> ScoreTable:
-    """A bundle's examples without any scores, for selections that use none."""
-    paths = [None] * bundle.n_examples if bundle.paths is None else bundle.paths.to_pylist()
-    labels = bundle.labels.astype(np.int32)
-    return ScoreTable(bundle.digest, bundle.example_ids, labels, paths, {})
+def unscored_table(bundle: Bundle, positions: NDArray[np.int64] | None = None) -> ScoreTable:
+    """Examples of a bundle without any scores, for selections that use none.
+
+    Args:
+        bundle: An opened bundle.
+        positions: (k,) int64, the examples to list; None for all.
+    """
+    if positions is None:
+        positions = np.arange(bundle.n_examples)
+    paths: list[str | None] = [None] * len(positions)
+    if bundle.paths is not None:
+        paths = bundle.paths.take(positions).to_pylist()
+    labels = bundle.labels[positions].astype(np.int32)
+    return ScoreTable(bundle.digest, bundle.example_ids[positions], labels, paths, {})
 
 
 def merge_columns(table: ScoreTable, newer: ScoreTable) -> ScoreTable:

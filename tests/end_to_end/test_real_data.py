@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
+from loading import images_of, memory_loader
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
@@ -17,8 +21,9 @@ from tamis.bundles.opening import open_bundle
 from tamis.bundles.settings import ConvertSettings
 from tamis.bundles.verify import verify
 from tamis.errors import UsageError
-from tamis.loaders.ffcv_loader import FFCVLoader
-from tamis.loaders.memory_loader import MemoryLoader, load_image_set
+from tamis.loaders.memory_loader import load_image_set
+from tamis.loaders.opening import open_loader
+from tamis.loaders.settings import Augmentation, RandomResizedCrop
 from tamis.metrics.campaign import CampaignSettings, score
 from tamis.metrics.registry import get_metrics
 from tamis.score_table import unscored_table
@@ -81,18 +86,62 @@ def test_imagenet_shrinks_to_max_side(real_data: Path, tmp_path: Path) -> None:
     assert verify(small, deep=True).ok
 
 
-def test_both_loaders_see_the_same_imagenet(imagenet: Bundle) -> None:
-    memory = load_image_set(imagenet, 64).images.permute(0, 3, 1, 2).float()
-    seen = 0
-    for batch in FFCVLoader(imagenet, 64, 64, order_seed=1):
-        expected = memory[batch.example_ids]
-        # FFCV's fast integer DCT against the accurate one.
-        assert (batch.images.float() - expected).abs().mean() < 2
-        seen += len(batch.example_ids)
-    assert seen == 500
+def centre_by_pillow(bundle: Bundle, position: int, side: int) -> NDArray[np.uint8]:
+    """As torchvision does: decode, crop, resize with antialiasing."""
+    with Image.open(io.BytesIO(bundle.image_record(position)[3].tobytes())) as image:
+        edge = min(image.size)
+        left, top = (image.width - edge) // 2, (image.height - edge) // 2
+        square = image.convert("RGB").crop((left, top, left + edge, top + edge))
+        return np.asarray(square.resize((side, side), Image.Resampling.BILINEAR))
 
 
-@pytest.mark.parametrize("loader", ["memory", "ffcv"])
+def distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    return float(np.abs(a.astype(int) - b).mean())
+
+
+def test_all_backends_show_the_same_centre(imagenet: Bundle) -> None:
+    # The limit of the design is 4 of 255. Decoding agrees to the bit between ffcv and Pillow, so
+    # what is measured there is the resampler alone: areas against Pillow's triangles.
+    side = 224
+    by_pillow = {i: centre_by_pillow(imagenet, i, side) for i in range(0, 500, 5)}
+    chosen = np.array(list(by_pillow))
+    shown = {
+        backend: images_of(
+            open_loader(imagenet, backend=backend, batch_size=32, resolution=side, selection=chosen)
+        )
+        for backend in ("ffcv", "dali", "memory")
+    }
+    for i in by_pillow:
+        assert np.array_equal(shown["ffcv"][i], shown["memory"][i])
+    means = {
+        (backend, peer): np.mean([distance(pixels[i], other[i]) for i in by_pillow])
+        for backend, pixels in shown.items()
+        for peer, other in (*shown.items(), ("pillow", by_pillow))
+        if backend != peer
+    }
+    assert max(means.values()) < 2, means
+    # DALI takes the same triangles as Pillow.
+    assert means["dali", "pillow"] < 0.5, means
+
+
+def test_backends_augment_alike(imagenet: Bundle) -> None:
+    augmentation = Augmentation(crop=RandomResizedCrop(), flip=True, seed=4)
+    shown = []
+    for backend in ("ffcv", "dali"):
+        loader = open_loader(
+            imagenet, backend=backend, mode="train", batch_size=64, resolution=128,
+            augmentation=augmentation, selection=np.arange(0, 500, 5),
+        )  # fmt: skip
+        loader.set_epoch(3)
+        shown.append(images_of(loader))
+    ffcv, dali = shown
+    assert list(ffcv) == list(dali)  # the same order
+    # The same boxes and flips: images of other boxes are 40 levels apart.
+    assert np.mean([distance(ffcv[i], dali[i]) for i in ffcv]) < 2
+    assert max(distance(ffcv[i], dali[i]) for i in ffcv) < 8
+
+
+@pytest.mark.parametrize("loader", ["memory", "ffcv", "dali"])
 def test_cifar10_is_scored_cut_and_trained_on(cifar10: Bundle, tmp_path: Path, loader: str) -> None:
     part = select(unscored_table(cifar10), SelectionSettings(side="random", count=1500))
     cut(cifar10, tmp_path / "part.beton", part.example_ids)
@@ -142,7 +191,7 @@ def test_metrics_that_cannot_tell_are_refused(imagenet: Bundle) -> None:
 def test_imagenet_decodes_into_memory(imagenet: Bundle) -> None:
     images = load_image_set(imagenet, 48)
     assert images.images.shape == (500, 48, 48, 3)
-    batches = list(MemoryLoader(images, 128))
+    batches = list(memory_loader(images, 128))
     assert [len(batch.labels) for batch in batches] == [128, 128, 128, 116]
     # Photographs, not constants: every image has some contrast.
     assert images.images.float().std(dim=(1, 2, 3)).min() > 5

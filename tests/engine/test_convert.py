@@ -20,10 +20,10 @@ from tamis.bundles.convert import convert
 from tamis.bundles.inspect import inspect
 from tamis.bundles.layout import JPEG_MODE, RAW_MODE
 from tamis.bundles.opening import open_bundle
+from tamis.bundles.pixels import decode_image
 from tamis.bundles.settings import ConvertSettings
 from tamis.errors import SourceError, TamisError, UsageError
 from tamis.images import decode_any, resize_to_side
-from tamis.loaders.memory_loader import decode_image
 from tamis.manifest import Parent
 from tamis.sources.base import SourceItem
 from tamis.sources.digits import open_digits

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loading import memory_loader
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, ScoreTableError, UsageError
-from tamis.loaders.memory_loader import MemoryLoader, load_image_set
+from tamis.loaders.memory_loader import load_image_set
 from tamis.metrics.campaign import CampaignSettings, compute_embeddings, score
 from tamis.metrics.dynamics import RunDynamics, forgetting_scores
 from tamis.metrics.registry import METRICS, get_metrics
@@ -49,7 +50,7 @@ class Recorder(RunDynamics):
 
     def __init__(self, bundle: Bundle, early: int) -> None:
         self.images = load_image_set(bundle, 8)
-        super().__init__(bundle.example_ids, MemoryLoader(self.images, 512), early, CPU)
+        super().__init__(bundle.example_ids, memory_loader(self.images, 512), early, CPU)
         self.history: dict[int, list[bool]] = {int(i): [] for i in bundle.example_ids}
         self.early_logits: Tensor | None = None
 
@@ -82,7 +83,7 @@ def test_dynamics_match_slow_definitions(bundle: Bundle, monkeypatch: pytest.Mon
     # The same arithmetic on every machine, so that both sides see the same logits.
     monkeypatch.setattr("tamis.devices._cpu_has_bf16", lambda: True)
     watch = Recorder(bundle, early=2)
-    loader = MemoryLoader(watch.images, 32, order_seed=0)
+    loader = memory_loader(watch.images, 32, seed=0)
     trained = train(
         loader, SHORT, 10, steps=4 * len(loader), seeds=Seeds.from_one(0), device=CPU,
         observer=watch,

@@ -18,9 +18,9 @@ from scipy import stats
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.opening import open_bundle
+from tamis.bundles.pixels import decode_image
 from tamis.errors import UsageError
 from tamis.images import resize_to_side
-from tamis.loaders.memory_loader import decode_image
 from tamis.report.gallery import gallery
 from tamis.report.page import write_report
 from tamis.report.summary import summarise, verdict

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loading import memory_loader
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, UsageError, WorkFailedError
-from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
+from tamis.loaders.memory_loader import ImageSet, load_image_set
 from tamis.models.small_resnet import SmallResNet
 from tamis.sources.opening import open_source
 from tamis.training.checkpoints import load_checkpoint, write_run
@@ -74,9 +75,8 @@ class Recorder:
 
 def run(images: ImageSet, recipe: Recipe = SHORT, seed: int = 0, steps: int = 30) -> SmallResNet:
     seeds = Seeds.from_one(seed)
-    loader = MemoryLoader(
-        images, recipe.batch_size, order_seed=seed, augmentation=augmentation_for(recipe, seeds)
-    )
+    augmentation = augmentation_for(recipe, seeds)
+    loader = memory_loader(images, recipe.batch_size, seed=seed, augmentation=augmentation)
     return train(loader, recipe, 10, steps=steps, seeds=seeds, device=CPU).model
 
 
@@ -120,7 +120,7 @@ def test_every_kept_example_is_shown_in_every_epoch_in_the_full_run_s_order(
     part = image_set.subset(np.arange(0, 1347, 9))
     watched = []
     for images in (image_set, part):
-        loader = MemoryLoader(images, 64, order_seed=3)
+        loader = memory_loader(images, 64, seed=3)
         recorder = Recorder()
         steps = 2 * len(loader)
         train(loader, SHORT, 10, steps=steps, seeds=Seeds(0, 3, 0), device=CPU, observer=recorder)
@@ -158,7 +158,7 @@ def test_training_learns(training: Bundle, testing: Bundle) -> None:
 def test_evaluation_counts_as_a_loop_does(image_set: ImageSet) -> None:
     model = run(image_set, steps=20)
     part = image_set.subset(np.arange(100))
-    found = evaluate(model, MemoryLoader(part, 32), 10, CPU)
+    found = evaluate(model, memory_loader(part, 32), 10, CPU)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=False):
         logits = model(part.images.permute(0, 3, 1, 2)).double()
     right = logits.argmax(1) == part.labels
@@ -265,7 +265,7 @@ def test_the_encoder_never_sees_a_label(image_set: ImageSet) -> None:
 
     def encoder(labels: Iterator[int]) -> NDArray[np.float32]:
         shuffled = replace(part, labels=torch.tensor(list(labels)))
-        loader = MemoryLoader(shuffled, 64, order_seed=0)
+        loader = memory_loader(shuffled, 64, seed=0)
         return weights(train_encoder(loader, SHORT, SelfsupSettings(epochs=1), seed=0, device=CPU))
 
     assert np.array_equal(encoder(iter(part.labels.tolist())), encoder(iter([0] * 256)))

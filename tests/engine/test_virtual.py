@@ -6,7 +6,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -64,15 +64,15 @@ def test_it_is_the_bundle_that_cutting_would_write(pair: tuple[Path, Path]) -> N
     assert inspect(virtual).classes == inspect(real).classes
 
 
-@pytest.mark.parametrize("backend", ["memory", "ffcv"])
-@pytest.mark.parametrize("order_seed", [None, 3])
+@pytest.mark.parametrize("backend", ["memory", "ffcv", "dali"])
+@pytest.mark.parametrize("mode", ["score", "train"])
 def test_loaders_take_it_like_a_bundle(
-    pair: tuple[Path, Path], backend: str, order_seed: int | None
+    pair: tuple[Path, Path], backend: str, mode: Literal["score", "train"]
 ) -> None:
     batches: list[Any] = []
     for path in pair:
         loader = open_loader(
-            open_bundle(path), backend=backend, batch_size=4, resolution=8, order_seed=order_seed
+            open_bundle(path), backend=backend, batch_size=4, resolution=8, mode=mode, seed=3
         )
         loader.set_epoch(1)
         batches.append(list(loader))
@@ -80,23 +80,6 @@ def test_loaders_take_it_like_a_bundle(
         assert virtual.example_ids.tolist() == real.example_ids.tolist()
         assert virtual.labels.tolist() == real.labels.tolist()
         assert (virtual.images == real.images).all()
-
-
-def test_ffcvs_quasi_random_order(pair: tuple[Path, Path], parent: Path) -> None:
-    from tamis.loaders.ffcv_loader import FFCVLoader
-
-    whole = open_bundle(parent)
-    pixels = {
-        int(i): whole.image_record(position)[3] for position, i in enumerate(whole.example_ids)
-    }
-    loader = FFCVLoader(open_bundle(pair[0]), 4, 8, order_seed="quasi_random")
-    seen = []
-    for batch in loader:
-        for image, example_id in zip(batch.images, batch.example_ids, strict=True):
-            shown = image.permute(1, 2, 0).numpy().reshape(-1)
-            assert np.array_equal(shown, pixels[int(example_id)])
-            seen.append(int(example_id))
-    assert sorted(seen) == sorted(KEEP.tolist())
 
 
 def test_cut_again(pair: tuple[Path, Path], parent: Path, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ __all__ = [
     "Device",
     "Json",
     "Keep",
+    "LoaderBackend",
     "MaxPixels",
     "Metric",
+    "OnError",
     "Overwrite",
     "Prune",
     "Seed",
@@ -33,6 +35,14 @@ MaxPixels = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(help="Threads. Default: all cores.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+LoaderBackend = Annotated[
+    Literal["auto", "memory", "ffcv", "dali"],
+    typer.Option("--loader", help="Decode all first, stream with FFCV, or with DALI (GPU)."),
+]
+OnError = Annotated[
+    Literal["fail", "skip"],
+    typer.Option(help="At a damaged image: stop, or leave it out and name it."),
+]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable.")]
 Metric = Annotated[str | None, typer.Option(help="A metric of the score table.")]
 Keep = Annotated[float | None, typer.Option(help="Share to keep, 0 < keep ≤ 1.")]

@@ -17,7 +17,9 @@ from tamis.units import number_text
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["pairs", "print_json", "print_table", "show_progress"]
+    from tamis.loaders.batch import Skipped
+
+__all__ = ["pairs", "print_json", "print_skipped", "print_table", "show_progress"]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -57,6 +59,13 @@ def pairs(values: dict[str, object]) -> None:
     width = max(len(name) for name in values)
     for name, value in values.items():
         print(f"{name:<{width}}  {printable(str(value))}")
+
+
+def print_skipped(skipped: Iterable[Skipped]) -> None:
+    """Damaged examples that were left out, on stdout, one a line."""
+    for one in skipped:
+        path = f" ({one.path})" if one.path else ""
+        print(printable(f"skipped  example {one.example_id}{path}: {one.reason}"))
 
 
 @contextmanager

@@ -12,12 +12,14 @@ from tamis.cli.options import (
     BundleArgument,
     Device,
     Json,
+    LoaderBackend,
+    OnError,
     Overwrite,
     Seed,
     Settings,
     parse_settings,
 )
-from tamis.cli.output import pairs, print_json, print_table, show_progress
+from tamis.cli.output import pairs, print_json, print_skipped, print_table, show_progress
 
 if TYPE_CHECKING:
     from tamis.report.page import Report
@@ -42,7 +44,8 @@ def train(
         int | None,
         typer.Option(help="Size of the full set. Default: of the bundle's oldest ancestor."),
     ] = None,
-    loader: Annotated[str, typer.Option(help="auto, memory or ffcv.")] = "auto",
+    loader: LoaderBackend = "auto",
+    on_error: OnError = "fail",
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -72,6 +75,7 @@ def train(
             full_examples=full_examples,
             seed=seed,
             loader=loader,
+            on_error=on_error,
             device=resolve_device(device),
             progress=progress,
         )
@@ -90,6 +94,7 @@ def train(
             f" set-up {record.setup_seconds:.1f} s",
         }
     )
+    print_skipped(record.skipped)
 
 
 def recipes(json: Json = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +15,9 @@ from tamis.cli.options import (
     Device,
     Json,
     Keep,
+    LoaderBackend,
     Metric,
+    OnError,
     Overwrite,
     Prune,
     Seed,
@@ -22,7 +25,7 @@ from tamis.cli.options import (
     Side,
     parse_settings,
 )
-from tamis.cli.output import pairs, print_json, print_table, show_progress
+from tamis.cli.output import pairs, print_json, print_skipped, print_table, show_progress
 
 if TYPE_CHECKING:
     from tamis.score_table import ScoreTable
@@ -35,7 +38,6 @@ _Encoder = Annotated[
 ]
 _Recipe = Annotated[str, typer.Option(help="Of the scoring networks; see: tamis recipes.")]
 _EncoderEpochs = Annotated[int, typer.Option(help="Epochs of the selfsup encoder.")]
-_LoaderOption = Annotated[str, typer.Option("--loader", help="auto, memory or ffcv.")]
 
 
 def score(
@@ -56,7 +58,8 @@ def score(
     append: Annotated[
         bool, typer.Option("--append", help="Add the columns to an existing table.")
     ] = False,
-    loader: _LoaderOption = "auto",
+    loader: LoaderBackend = "auto",
+    on_error: OnError = "fail",
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -66,6 +69,7 @@ def score(
     from tamis.atomic import refuse_existing, refuse_other_suffix
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
+    from tamis.errors import UsageError
     from tamis.metrics.campaign import CampaignSettings
     from tamis.metrics.campaign import score as run
     from tamis.metrics.registry import get_metrics
@@ -88,10 +92,18 @@ def score(
         selfsup=SelfsupSettings(epochs=encoder_epochs),
         seed=seed,
         loader=loader,
+        on_error=on_error,
     )
     refuse_other_suffix(out, ".parquet")
     refuse_existing(out, overwrite or append)
     opened = open_bundle(bundle)
+    if append and on_error == "skip":
+        raise UsageError(
+            "--append",
+            expected="columns for every example",
+            found="--on-error skip, which leaves some out",
+            do="score all metrics in one call",
+        )
     existing = read_score_table(out) if append and out.exists() else None
     if existing is not None:
         merge_columns(existing, unscored_table(opened))  # refuses what would fail afterwards
@@ -108,13 +120,16 @@ def score(
         for metric in wanted
     }
     if json:
-        print_json({"metrics": summary, "n_examples": opened.n_examples})
+        skipped = [asdict(one) for one in done.skipped]
+        n_examples = len(done.table.example_ids)
+        print_json({"metrics": summary, "n_examples": n_examples, "skipped": skipped})
         return
     rows = [
         [name, *(f"{part:.4g}" for part in values.values())] for name, values in summary.items()
     ]
     print_table(["metric", "min", "median", "max", "family's seconds"], rows)
-    print(f"{out}: {opened.n_examples:,} examples; a higher score means harder")
+    print(f"{out}: {len(done.table.example_ids):,} examples; a higher score means harder")
+    print_skipped(done.skipped)
 
 
 def _refuse_replacing(existing: ScoreTable, wanted: list[str], out: Path, overwrite: bool) -> None:
@@ -170,7 +185,7 @@ def embed(
     encoder_epochs: _EncoderEpochs = 30,
     recipe: _Recipe = "small",
     settings: Settings = None,
-    loader: _LoaderOption = "auto",
+    loader: LoaderBackend = "auto",
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,

@@ -1,4 +1,4 @@
-"""Random changes of training images, drawn from (seed, epoch, example id)."""
+"""Changes of whole batches on their device: shifts, cutout, crops of decoded images."""
 
 from __future__ import annotations
 
@@ -8,40 +8,108 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tamis.hashing import example_uniform
-from tamis.loaders.batch import Augmentation
+from tamis.loaders.settings import Augmentation
 
-__all__ = ["sampling_grid"]
+__all__ = ["cut_out", "resample", "shift"]
+
+_GREY = 128
 
 
-def sampling_grid(
-    example_ids: NDArray[np.int64], augmentation: Augmentation, epoch: int, side: int
-) -> tuple[Tensor, Tensor]:
-    """Where each output row and column of each image comes from.
-
-    Shifting, mirroring and reflecting at the edges are one gather:
-    ``images[i, rows[i, r], columns[i, c]]``.
+def shift(
+    images: Tensor, example_ids: NDArray[np.int64], augmentation: Augmentation, epoch: int
+) -> Tensor:
+    """Shift each image by whole pixels, with reflected edges: one gather.
 
     Args:
+        images: (b, side, side, 3) uint8, on any device.
         example_ids: (b,) int64.
-        augmentation: What to change.
+        augmentation: How far.
         epoch: Counted from 0.
-        side: Pixels of the square images.
 
     Returns:
-        Rows and columns, (b, side) int64 each, on the host.
+        A new tensor like ``images``.
     """
-
-    def draw(purpose: str) -> NDArray[np.float64]:
-        return example_uniform(example_ids, augmentation.seed, purpose, epoch)
-
+    side = images.shape[1]
     reach = min(augmentation.translate, side - 1)
+    if reach == 0:
+        return images
     grids = []
     for purpose in ("shift rows", "shift columns"):
-        shift = np.floor(draw(purpose) * (2 * reach + 1)).astype(np.int64) - reach
-        index = np.abs(np.arange(side) + shift[:, None])
-        grids.append(np.where(index >= side, 2 * (side - 1) - index, index))
+        drawn = example_uniform(example_ids, augmentation.seed, purpose, epoch)
+        by = np.floor(drawn * (2 * reach + 1)).astype(np.int64) - reach
+        index = np.abs(np.arange(side) + by[:, None])
+        index = np.where(index >= side, 2 * (side - 1) - index, index)
+        grids.append(torch.from_numpy(index).to(images.device, non_blocking=True))
     rows, columns = grids
-    if augmentation.flip:
-        mirrored = draw("flip") < 0.5
-        columns[mirrored] = columns[mirrored, ::-1]
-    return torch.from_numpy(rows), torch.from_numpy(columns)
+    each = torch.arange(len(images), device=images.device)
+    return images[each[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def cut_out(
+    images: Tensor, example_ids: NDArray[np.int64], augmentation: Augmentation, epoch: int
+) -> Tensor:
+    """Cover a square of each image with grey; its centre is uniform over the image.
+
+    Args:
+        images: (b, side, side, 3) uint8, on any device.
+        example_ids: (b,) int64.
+        augmentation: How large.
+        epoch: Counted from 0.
+
+    Returns:
+        A new tensor like ``images``.
+    """
+    side, size = images.shape[1], augmentation.cutout
+    if not size:
+        return images
+    inside = []
+    for purpose in ("cutout row", "cutout column"):
+        drawn = example_uniform(example_ids, augmentation.seed, purpose, epoch)
+        first = np.floor(drawn * side).astype(np.int64) - size // 2
+        at = np.arange(side) - first[:, None]
+        covered = torch.from_numpy((at >= 0) & (at < size))
+        inside.append(covered.to(images.device, non_blocking=True))
+    rows, columns = inside
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], _GREY)
+
+
+def resample(
+    images: Tensor, boxes: NDArray[np.int64], flips: NDArray[np.bool_], side: int
+) -> Tensor:
+    """Resize a box of each image, by area where it shrinks, linearly where it grows.
+
+    What :func:`tamis.loaders.resample.resample_into` does, as two batched products.
+
+    Args:
+        images: (b, h, w, 3) uint8, on any device.
+        boxes: (b, 4) int64: top, left, height, width.
+        flips: (b,) bool, which to mirror.
+        side: Of the result.
+
+    Returns:
+        (b, side, side, 3) uint8 on the same device.
+    """
+    top, left, height, width = torch.from_numpy(boxes).to(images.device, torch.float32).T
+    by_row = _weights(top, height, images.shape[1], side)
+    by_column = _weights(left, width, images.shape[2], side)
+    mirrored = torch.from_numpy(flips).to(images.device)[:, None, None]
+    by_column = torch.where(mirrored, by_column.flip(1), by_column)
+    rows = torch.bmm(by_row, images.flatten(2).float())
+    rows = rows.reshape(len(images), side, *images.shape[2:])
+    pixels = torch.einsum("bxw,bywc->byxc", by_column, rows)
+    return (pixels + 0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def _weights(start: Tensor, extent: Tensor, n_in: int, n_out: int) -> Tensor:
+    """(b, n_out, n_in) float32, each row of sum 1."""
+    out = torch.arange(n_out, device=start.device, dtype=torch.float32)
+    pixel = torch.arange(n_in, device=start.device, dtype=torch.float32)
+    scale = (extent / n_out)[:, None]
+    low, high = start[:, None] + out * scale, start[:, None] + (out + 1) * scale
+    area = (torch.minimum(high[..., None], pixel + 1) - torch.maximum(low[..., None], pixel)).clamp(
+        min=0
+    ) / scale[..., None]
+    last = (start + extent - 1)[:, None]
+    centre = torch.minimum(torch.maximum((low + high) / 2 - 0.5, start[:, None]), last)
+    linear = (1 - (centre[..., None] - pixel).abs()).clamp(min=0)
+    return torch.where(scale[..., None] >= 1, area, linear)

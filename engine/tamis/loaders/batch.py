@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Augmentation", "Batch", "Loader"]
+__all__ = ["Batch", "Loader", "Skipped"]
 
 
 @dataclass(frozen=True)
@@ -30,36 +30,50 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """Random changes of training images, drawn from (seed, epoch, example id).
+class Skipped:
+    """An example that was left out, because its record is damaged.
 
     Attributes:
-        flip: Mirror half of the images.
-        translate: Shift by up to this many pixels in each direction; edges are reflected.
-        seed: Independent of the order's seed.
+        example_id: Its id.
+        path: Where it came from, if the bundle knows.
+        reason: What is wrong with it.
     """
 
-    flip: bool = False
-    translate: int = 0
-    seed: int = 0
+    example_id: int
+    path: str | None
+    reason: str
 
 
 class Loader(Protocol):
-    """Gives every example exactly once an epoch; the last batch may be smaller."""
+    """Gives every example of its shard exactly once an epoch; the last batch may be smaller."""
 
     @property
     def n_examples(self) -> int:
-        """Examples an epoch."""
+        """Examples an epoch, of this shard."""
 
     @property
     def batch_size(self) -> int:
         """Examples in a full batch."""
 
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What was left out so far, each once; empty unless asked for (``on_error="skip"``)."""
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and augmentation of the next iteration."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, after the batch that was given last; plain numbers and text."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration go on from there.
+
+        Raises:
+            UsageError: The state of a loader with other examples, order or augmentation.
+        """
+
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches in a whole epoch."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """One epoch."""
+        """One epoch, or after ``load_state_dict`` the rest of one."""

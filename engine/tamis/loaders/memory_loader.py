@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tamis.bundles.bundle import Bundle
-from tamis.bundles.layout import RAW_MODE
-from tamis.devices import n_cores
-from tamis.errors import BundleError, ImageError
-from tamis.hashing import shuffled_order
-from tamis.images import decode_jpeg, fit_square
-from tamis.loaders.augment import sampling_grid
-from tamis.loaders.batch import Augmentation, Batch
+from tamis.loaders.augment import cut_out, resample, shift
+from tamis.loaders.base import ScheduledLoader, SkipList
+from tamis.loaders.batch import Batch, Skipped
+from tamis.loaders.boxes import draw_flips, image_boxes
+from tamis.loaders.decode_pool import DecodePool
+from tamis.loaders.schedule import Schedule
+from tamis.loaders.settings import LoaderSettings, OnError
 from tamis.progress import QUIET, Progress
 
-__all__ = ["ImageSet", "MemoryLoader", "decode_image", "load_image_set"]
+__all__ = ["ImageSet", "MemoryLoader", "load_image_set"]
+
+_CHUNK = 1024  # examples between two words of progress
 
 
 @dataclass(frozen=True)
@@ -33,44 +34,25 @@ class ImageSet:
         labels: (n,) int64 on the device.
         example_ids: (n,) int64 on the host, distinct.
         n_classes: Classes of the bundle, of which a subset may lack some.
+        skipped: Examples of the bundle that are missing, because they are damaged.
     """
 
     images: Tensor
     labels: Tensor
     example_ids: NDArray[np.int64]
     n_classes: int
+    skipped: tuple[Skipped, ...] = ()
 
     def subset(self, positions: NDArray[np.int64]) -> ImageSet:
         """The examples at the given positions, as a copy."""
         index = torch.from_numpy(positions).to(self.labels.device)
         return ImageSet(
-            self.images[index], self.labels[index], self.example_ids[positions], self.n_classes
+            self.images[index],
+            self.labels[index],
+            self.example_ids[positions],
+            self.n_classes,
+            self.skipped,
         )
-
-
-def decode_image(bundle: Bundle, position: int) -> NDArray[np.uint8]:
-    """One image of a bundle at its stored size, (height, width, 3) uint8 RGB.
-
-    Raises:
-        BundleError: The record does not decode to the stored size; names the example.
-    """
-    mode, width, height, record = bundle.image_record(position)
-    try:
-        if mode == RAW_MODE:
-            return record.reshape(height, width, 3)
-        image = decode_jpeg(record)
-        if image.shape != (height, width, 3):
-            raise ImageError(f"a JPEG of {image.shape[1]} × {image.shape[0]} pixels")
-        return image
-    except ImageError as error:
-        path = bundle.paths[position].as_py() if bundle.paths is not None else None
-        raise BundleError(
-            bundle.path,
-            expected=f"an image of {width} × {height} pixels in example"
-            f" {bundle.example_ids[position]} ({path})",
-            found=str(error),
-            do=f"run: tamis verify --deep {bundle.path}",
-        ) from error
 
 
 def load_image_set(
@@ -78,92 +60,116 @@ def load_image_set(
     resolution: int,
     device: torch.device | str = "cpu",
     *,
+    positions: NDArray[np.int64] | None = None,
+    center_ratio: float = 1.0,
+    on_error: OnError = "fail",
     progress: Progress = QUIET,
 ) -> ImageSet:
-    """Decode a bundle: the largest centred square of each image, resized to ``resolution``.
+    """Decode a bundle: a centred square of each image, resized to ``resolution``.
 
-    Resizing is by area when it shrinks (as FFCV's centre-crop decoder with ratio 1) and bilinear
-    when it enlarges. Threads on all cores; 3·resolution² bytes an example.
+    On all cores, in the order of the file; 3·resolution² bytes an example.
+
+    Args:
+        bundle: An opened bundle.
+        resolution: Side in pixels.
+        device: Where the set goes.
+        positions: (k,) int64, the examples of the bundle that are decoded; None for all.
+        center_ratio: Side of the square by the image's shorter side.
+        on_error: ``skip`` leaves damaged examples out.
+        progress: Told of decoding.
 
     Raises:
-        BundleError: A record that does not decode.
+        BundleError: A damaged record that is not to be skipped.
+        WorkFailedError: The file cannot be read.
     """
-    images = np.empty((bundle.n_examples, resolution, resolution, 3), np.uint8)
-    parts = np.array_split(np.arange(bundle.n_examples), max(1, bundle.n_examples // 256))
-
-    def decode(part: NDArray[np.int64]) -> int:
-        for position in part:
-            images[position] = fit_square(decode_image(bundle, int(position)), resolution)
-        return len(part)
-
+    if positions is None:
+        positions = np.arange(bundle.n_examples)
+    n = len(positions)
+    images = np.empty((n, resolution, resolution, 3), np.uint8)
+    kept = np.ones(n, np.bool_)
+    skips = SkipList(bundle, on_error)
+    settings = LoaderSettings(_CHUNK, resolution, center_ratio=center_ratio)
     with (
-        progress.task(f"decode {bundle.path.name}", bundle.n_examples) as advance,
-        ThreadPoolExecutor(n_cores(), thread_name_prefix="tamis-decode") as pool,
+        progress.task(f"decode {bundle.path.name}", n) as advance,
+        DecodePool(bundle, settings) as pool,
     ):
-        for decoded in pool.map(decode, parts):
-            advance(decoded)
+        pool.ask_for(positions[:_CHUNK])
+        for start in range(0, n, _CHUNK):
+            pool.ask_for(positions[start + _CHUNK :][:_CHUNK])
+            chunk = positions[start:][:_CHUNK]
+            failures = pool.decode(chunk, 0, images[start:][:_CHUNK]).wait()
+            if failures:
+                skips.note(chunk, failures)
+                kept[[start + failure.row for failure in failures]] = False
+            advance(len(chunk))
+    if not kept.all():
+        images, positions = images[kept], positions[kept]
     return ImageSet(
         torch.from_numpy(images).to(device),
-        torch.from_numpy(bundle.labels).to(device),
-        bundle.example_ids,
+        torch.from_numpy(bundle.labels[positions]).to(device),
+        bundle.example_ids[positions],
         bundle.n_classes,
+        tuple(skips),
     )
 
 
-class MemoryLoader:
-    """Batches of an :class:`ImageSet`.
+class MemoryLoader(ScheduledLoader):
+    """Batches of an :class:`ImageSet`, augmented on its device.
+
+    Where the set's images are as large as the batches', all loaders of a bundle show the same
+    pixels. Random crops, and batches of another size, are cut from the set's squares (FFCV and
+    DALI cut them from whole images).
 
     Args:
         image_set: The examples.
-        batch_size: Examples in a batch.
-        order_seed: Shuffle with this seed, or None for the set's own order.
-        augmentation: For training; None gives the images as they are.
+        settings: Which batches.
+        positions: (k,) int64, the examples of the set that are shown; None for all.
     """
 
     def __init__(
         self,
         image_set: ImageSet,
-        batch_size: int,
+        settings: LoaderSettings,
         *,
-        order_seed: int | None = None,
-        augmentation: Augmentation | None = None,
+        positions: NDArray[np.int64] | None = None,
     ) -> None:
-        self.image_set, self._batch_size = image_set, batch_size
-        self._order_seed, self._augmentation = order_seed, augmentation
-        self._epoch = 0
+        super().__init__(Schedule(image_set.example_ids, settings, positions))
+        self.image_set = image_set
+        augmentation, side = settings.augmentation, image_set.images.shape[1]
+        crop = augmentation.crop if augmentation else None
+        whole = side == settings.resolution and settings.center_ratio == 1
+        self._resampled = crop is not None or not whole
 
     @property
-    def n_examples(self) -> int:
-        """Examples an epoch."""
-        return len(self.image_set.example_ids)
-
-    @property
-    def batch_size(self) -> int:
-        """Examples in a full batch."""
-        return self._batch_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order and augmentation of the next iteration."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.n_examples // self._batch_size)
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What the set lacks of its bundle."""
+        return self.image_set.skipped
 
     def __iter__(self) -> Iterator[Batch]:
-        ids = self.image_set.example_ids
-        order = np.arange(len(ids))
-        if self._order_seed is not None:
-            order = shuffled_order(ids, self._order_seed, self._epoch)
-        for start in range(0, len(order), self._batch_size):
-            yield self._batch(order[start : start + self._batch_size])
+        epoch, first = self._schedule.epoch, self._schedule.begin()
+        for number, positions in enumerate(self._schedule.batches(first), first):
+            self._schedule.given(number)
+            yield self._batch(positions, epoch)
 
-    def _batch(self, positions: NDArray[np.int64]) -> Batch:
-        images, ids = self.image_set.images, self.image_set.example_ids[positions]
-        index = torch.from_numpy(positions).to(images.device)
-        if self._augmentation is None:
-            pixels = images[index]
-        else:
-            rows, columns = sampling_grid(ids, self._augmentation, self._epoch, images.shape[1])
-            rows, columns = rows.to(images.device), columns.to(images.device)
-            pixels = images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return Batch(pixels.permute(0, 3, 1, 2), self.image_set.labels[index], ids)
+    def _batch(self, positions: NDArray[np.int64], epoch: int) -> Batch:
+        whole, ids = self.image_set, self.image_set.example_ids[positions]
+        index = torch.from_numpy(positions).to(whole.images.device, non_blocking=True)
+        pixels = self._shown(whole.images[index], ids, epoch)
+        augmentation = self.settings.augmentation
+        if augmentation is not None:
+            pixels = shift(pixels, ids, augmentation, epoch)
+            pixels = cut_out(pixels, ids, augmentation, epoch)
+        return Batch(pixels.permute(0, 3, 1, 2), whole.labels[index], ids)
+
+    def _shown(self, pixels: Tensor, ids: NDArray[np.int64], epoch: int) -> Tensor:
+        """Cropped, resized and mirrored."""
+        settings = self.settings
+        flips = draw_flips(ids, settings.augmentation, epoch)
+        if not self._resampled:
+            if not flips.any():
+                return pixels
+            mirrored = torch.from_numpy(flips).to(pixels.device)[:, None, None, None]
+            return torch.where(mirrored, pixels.flip(2), pixels)
+        sides = np.full(len(ids), pixels.shape[1])
+        boxes = image_boxes(ids, sides, sides, settings, epoch)
+        return resample(pixels, boxes, flips, settings.resolution)

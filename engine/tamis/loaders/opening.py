@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
 from tamis.errors import UsageError
-from tamis.loaders.batch import Augmentation, Loader
+from tamis.loaders.batch import Loader
 from tamis.loaders.ffcv_loader import FFCVLoader
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
+from tamis.loaders.settings import Augmentation, LoaderSettings, OnError, Order
 from tamis.progress import QUIET, Progress
 
-__all__ = ["fits_in_memory", "open_loader"]
+__all__ = ["BACKENDS", "choose_backend", "fits_in_memory", "open_loader"]
+
+BACKENDS = ("auto", "ffcv", "dali", "memory")
 
 
 def fits_in_memory(bundle: Bundle, resolution: int, device: torch.device) -> bool:
@@ -26,49 +35,102 @@ def fits_in_memory(bundle: Bundle, resolution: int, device: torch.device) -> boo
     return needed < free / 3
 
 
+def choose_backend(bundle: Bundle, resolution: int, device: torch.device) -> str:
+    """What ``auto`` is: memory where the decoded set fits, else DALI on a GPU, else ffcv."""
+    if fits_in_memory(bundle, resolution, device):
+        return "memory"
+    return "dali" if device.type == "cuda" and _has_dali() else "ffcv"
+
+
+def _has_dali() -> bool:
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+
+
 def open_loader(
     source: Bundle | ImageSet,
     *,
-    backend: str = "auto",
     batch_size: int,
     resolution: int,
-    device: torch.device | str = "cpu",
-    order_seed: int | None = None,
+    backend: str = "auto",
+    mode: Literal["score", "train"] = "score",
+    order: Order | None = None,
+    seed: int = 0,
     augmentation: Augmentation | None = None,
+    center_ratio: float = 1.0,
+    shard: tuple[int, int] = (0, 1),
+    selection: NDArray[np.int64] | None = None,
+    on_error: OnError = "fail",
+    device: torch.device | str = "cpu",
+    workers: int | None = None,
     progress: Progress = QUIET,
 ) -> Loader:
-    """Open a loader: score mode by default, train mode with an order seed and an augmentation.
+    """Open a loader over a bundle, a virtual bundle, or a set that was decoded before.
 
     Args:
-        source: A bundle, or a set that was decoded before.
-        backend: ``memory`` decodes everything first, ``ffcv`` streams, ``auto`` takes memory
-            where the decoded set fits (:func:`fits_in_memory`).
-        batch_size: Examples in a batch.
+        source: The examples.
+        batch_size: See :class:`tamis.loaders.settings.LoaderSettings`, as for all down to
+            ``shard``.
         resolution: Side of the images in pixels.
+        backend: ``memory`` decodes everything first; ``ffcv`` streams and decodes on the CPU;
+            ``dali`` streams and decodes on the GPU (on a CPU where there is none); ``auto``
+            chooses (:func:`choose_backend`).
+        mode: ``score`` or ``train``.
+        order: None for the mode's.
+        seed: The order's.
+        augmentation: Random changes, in train mode.
+        center_ratio: Side of the centred square by the image's shorter side.
+        shard: (i, n): the i-th of n parts.
+        selection: (k,) int64 example ids, all others are left out; None for all.
+        on_error: ``fail``, or ``skip`` damaged examples.
         device: Where batches go.
-        order_seed: Shuffle with this seed, or None for the bundle's order.
-        augmentation: Random changes, the same with every backend.
-        progress: Told of decoding.
+        workers: Threads that decode; None takes all cores.
+        progress: Told of decoding into memory.
 
     Raises:
-        UsageError: An unknown backend.
-        BundleError: A record that does not decode (memory backend).
+        UsageError: An unknown backend, or settings that contradict each other.
+        BundleError: A selected id that is not in the bundle; a damaged record (memory).
     """
+    settings = LoaderSettings(
+        batch_size, resolution, mode, order, seed, augmentation, center_ratio, shard, on_error
+    )
     device = torch.device(device)
-    if backend not in ("auto", "ffcv", "memory"):
+    if backend not in BACKENDS:
         raise UsageError(
-            "--loader", expected="auto, ffcv or memory", found=backend, do="choose one of them"
+            "--loader", expected=", ".join(BACKENDS), found=backend, do="choose one of them"
         )
+    chosen = None if selection is None else _positions(source, selection)
+    if isinstance(source, ImageSet):
+        return MemoryLoader(source, settings, positions=chosen)
+    if backend == "auto":
+        backend = choose_backend(source, resolution, device)
+    if backend == "ffcv":
+        return FFCVLoader(source, settings, device, positions=chosen, workers=workers)
+    if backend == "dali":
+        from tamis.loaders.dali_loader import DALILoader
+
+        return DALILoader(source, settings, device, positions=chosen, workers=workers)
+    image_set = load_image_set(
+        source,
+        resolution,
+        device,
+        positions=chosen,
+        center_ratio=center_ratio,
+        on_error=on_error,
+        progress=progress,
+    )
+    return MemoryLoader(image_set, replace(settings, center_ratio=1.0))
+
+
+def _positions(source: Bundle | ImageSet, ids: NDArray[np.int64]) -> NDArray[np.int64]:
     if isinstance(source, Bundle):
-        in_memory = backend == "auto" and fits_in_memory(source, resolution, device)
-        if not (in_memory or backend == "memory"):
-            return FFCVLoader(
-                source,
-                batch_size,
-                resolution,
-                order_seed=order_seed,
-                augmentation=augmentation,
-                device=device,
-            )
-        source = load_image_set(source, resolution, device, progress=progress)
-    return MemoryLoader(source, batch_size, order_seed=order_seed, augmentation=augmentation)
+        return source.positions(ids)
+    known = {int(example_id): i for i, example_id in enumerate(source.example_ids)}
+    try:
+        return np.array([known[int(example_id)] for example_id in ids], np.int64)
+    except KeyError as error:
+        raise UsageError(
+            "selection",
+            expected="ids of the decoded examples",
+            found=str(error.args[0]),
+            do="decode them, too",
+        ) from error

@@ -15,9 +15,10 @@ from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, UsageError, first_line
 from tamis.hashing import example_uniform
 from tamis.inference import embed, embed_pixels
-from tamis.loaders.batch import Loader
+from tamis.loaders.batch import Loader, Skipped
 from tamis.loaders.memory_loader import ImageSet, load_image_set
-from tamis.loaders.opening import fits_in_memory, open_loader
+from tamis.loaders.opening import choose_backend, open_loader
+from tamis.loaders.settings import OnError
 from tamis.metrics.dynamics import DynamicsScores, RunDynamics
 from tamis.metrics.registry import Metric, Needs
 from tamis.progress import QUIET, Progress
@@ -54,7 +55,8 @@ class CampaignSettings:
             warm-up, where whole classes are still confused and seeds disagree.)
         selfsup: Settings of the ``selfsup`` encoder.
         seed: The first of the networks' seeds.
-        loader: As in :func:`tamis.loaders.opening.open_loader`.
+        loader: Its backend, as in :func:`tamis.loaders.opening.open_loader`.
+        on_error: ``skip`` leaves damaged examples out of everything; the report names them.
     """
 
     recipe: Recipe
@@ -65,6 +67,7 @@ class CampaignSettings:
     selfsup: SelfsupSettings = field(default_factory=SelfsupSettings)
     seed: int = 0
     loader: str = "auto"
+    on_error: OnError = "fail"
 
     def __post_init__(self) -> None:
         if self.models < 1:
@@ -90,10 +93,17 @@ class CampaignSettings:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """A finished campaign: the table and the seconds that each family took."""
+    """A finished campaign.
+
+    Attributes:
+        table: The scores.
+        seconds: What each family of metrics took.
+        skipped: Damaged examples, which have no row in the table.
+    """
 
     table: ScoreTable
     seconds: dict[str, float]
+    skipped: tuple[Skipped, ...]
 
 
 def score(
@@ -134,8 +144,8 @@ def score(
         metric.name: ScoreColumn(values[metric.name], _provenance(metric, infos[metric.needs]))
         for metric in metrics
     }
-    table = replace(unscored_table(bundle), columns=columns)
-    return ScoreReport(table, seconds)
+    table = replace(unscored_table(bundle, campaign.positions), columns=columns)
+    return ScoreReport(table, seconds, campaign.skipped)
 
 
 def compute_embeddings(
@@ -179,25 +189,50 @@ class _Campaign:
         self.bundle, self.settings, self.device, self.progress = bundle, settings, device, progress
         self._image_set: ImageSet | None = None
         # Decided once: every network and encoder of a campaign sees the same loader.
-        fits = fits_in_memory(bundle, settings.recipe.resolution, device)
-        self._in_memory = settings.loader == "memory" or (settings.loader == "auto" and fits)
+        self._backend = settings.loader
+        if self._backend == "auto":
+            self._backend = choose_backend(bundle, settings.recipe.resolution, device)
+        self.skipped: tuple[Skipped, ...] = ()
+        self.positions = np.arange(bundle.n_examples)  # of the examples that are scored
+        if settings.on_error == "skip":
+            self._leave_out_damaged()
 
-    def _loader(self, batch_size: int, order_seed: int | None = None, **options: Any) -> Loader:
+    def _leave_out_damaged(self) -> None:
+        """Read every record once, so that all networks see, and all scores cover, the same."""
+        loader = self._loader(EVALUATION_BATCH, on_error="skip")
+        with self.progress.task("look for damage", loader.n_examples) as advance:
+            for batch in loader if self._backend != "memory" else ():
+                advance(len(batch.example_ids))
+        self.skipped = loader.skipped
+        damaged = [skipped.example_id for skipped in self.skipped]
+        self.positions = np.flatnonzero(~np.isin(self.bundle.example_ids, damaged))
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(n,) int64 ids of the examples that are scored."""
+        return self.bundle.example_ids[self.positions]
+
+    def _loader(self, batch_size: int, **options: Any) -> Loader:
         recipe = self.settings.recipe
         source: Bundle | ImageSet = self.bundle
-        if self._in_memory:
+        if self._backend == "memory":
             if self._image_set is None:
                 self._image_set = load_image_set(
-                    self.bundle, recipe.resolution, self.device, progress=self.progress
+                    self.bundle,
+                    recipe.resolution,
+                    self.device,
+                    on_error=self.settings.on_error,
+                    progress=self.progress,
                 )
             source = self._image_set
+        elif self.skipped:
+            options["selection"] = self.ids
         return open_loader(
             source,
-            backend="memory" if isinstance(source, ImageSet) else "ffcv",
+            backend=self._backend,
             batch_size=batch_size,
             resolution=recipe.resolution,
             device=self.device,
-            order_seed=order_seed,
             **options,
         )
 
@@ -230,7 +265,7 @@ class _Campaign:
 
     def from_ids(self, names: list[str]) -> _Scores:
         """The random baseline."""
-        uniform = example_uniform(self.bundle.example_ids, self.settings.seed, "random metric")
+        uniform = example_uniform(self.ids, self.settings.seed, "random metric")
         return {"random": uniform.astype(np.float32)}, {"seed": self.settings.seed}
 
     def from_dynamics(self, names: list[str]) -> _Scores:
@@ -241,14 +276,17 @@ class _Campaign:
         early = settings.el2n_epochs if "el2n" in names else None
         for model_seed in range(settings.seed, settings.seed + settings.models):
             seeds = Seeds.from_one(model_seed)
-            watch = RunDynamics(self.bundle.example_ids, evaluation, early, self.device)
+            watch = RunDynamics(self.ids, evaluation, early, self.device)
             trained = train(
                 self._loader(
-                    recipe.batch_size, seeds.order, augmentation=augmentation_for(recipe, seeds)
+                    recipe.batch_size,
+                    mode="train",
+                    seed=seeds.order,
+                    augmentation=augmentation_for(recipe, seeds),
                 ),
                 recipe,
                 self.bundle.n_classes,
-                steps=n_steps(self.bundle.n_examples, self.bundle.n_examples, recipe, "epochs"),
+                steps=n_steps(len(self.positions), len(self.positions), recipe, "epochs"),
                 seeds=seeds,
                 device=self.device,
                 observer=watch,
@@ -275,7 +313,9 @@ class _Campaign:
         k = settings.k or max(1, min(self.bundle.n_classes, n_examples // _EXAMPLES_PER_PROTOTYPE))
         found: dict[str, NDArray[np.float32]] = {}
         if "prototypes" in names:
-            found["prototypes"] = class_prototype_distance(embeddings, self.bundle.labels)
+            found["prototypes"] = class_prototype_distance(
+                embeddings, self.bundle.labels[self.positions]
+            )
         if "selfsup-prototypes" in names:
             prototypes = kmeans_prototypes(embeddings, k, seed=settings.seed)
             found["selfsup-prototypes"] = nearest_prototype_distance(embeddings, prototypes)
@@ -289,7 +329,7 @@ class _Campaign:
         settings = self.settings
         kind, _, argument = settings.encoder.partition(":")
         if kind == "npy" and argument:
-            return _read_embeddings(Path(argument), self.bundle)
+            return _read_embeddings(Path(argument), self.bundle)[self.positions]
         if kind == "pixels" and not argument:
             return embed_pixels(self._loader(EVALUATION_BATCH))
         if kind == "tamis" and argument:
@@ -304,7 +344,7 @@ class _Campaign:
                 )
         elif kind == "selfsup" and not argument:
             model = train_encoder(
-                self._loader(settings.selfsup.batch_size, settings.seed),
+                self._loader(settings.selfsup.batch_size, mode="train", seed=settings.seed),
                 settings.recipe,
                 settings.selfsup,
                 seed=settings.seed,

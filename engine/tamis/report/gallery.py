@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
+from tamis.bundles.pixels import decode_image
 from tamis.hashing import example_hash
 from tamis.images import encode_png, resize_to_side
-from tamis.loaders.memory_loader import decode_image
 from tamis.score_table import ScoreTable
 
 __all__ = ["GalleryImage", "GalleryRow", "gallery"]

@@ -18,18 +18,21 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tamis.atomic import atomic_path
 from tamis.devices import n_cores, resolve_device
 from tamis.errors import TamisError, WorkFailedError, first_line
-from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
+from tamis.loaders.memory_loader import MemoryLoader, load_image_set
+from tamis.loaders.settings import LoaderSettings
 from tamis.progress import QUIET, Progress
 from tamis.selection import SelectionSettings, select
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
 from tamis.sweep.spec import SweepSpec
-from tamis.training.runs import EVALUATION_BATCH, run_training
+from tamis.training.runs import EVALUATION_BATCH, loader_settings, run_training
 
 __all__ = ["SweepReport", "run_sweep"]
 
@@ -131,7 +134,7 @@ class _Runner:
         side = sweep.recipe.resolution
         self.train_set = load_image_set(sweep.train, side, self.device)
         self.test_loader = MemoryLoader(
-            load_image_set(sweep.test, side, self.device), EVALUATION_BATCH
+            load_image_set(sweep.test, side, self.device), LoaderSettings(EVALUATION_BATCH, side)
         )
 
     def run(self, trial: Trial) -> TrialRecord | str:
@@ -142,9 +145,10 @@ class _Runner:
 
     def _run(self, trial: Trial) -> TrialRecord:
         sweep = self.sweep
-        examples, per_class = self._subset(trial)
+        positions, per_class = self._subset(trial)
+        settings = loader_settings(sweep.recipe, trial.seed)
         _, record = run_training(
-            examples,
+            MemoryLoader(self.train_set, settings, positions=positions),
             self.test_loader,
             sweep.recipe,
             n_classes=max(sweep.train.n_classes, sweep.test.n_classes),
@@ -155,10 +159,10 @@ class _Runner:
             train_digest=sweep.train.digest,
             test_digest=sweep.test.digest,
         )
-        fraction = len(examples.example_ids) / sweep.train.n_examples
+        fraction = len(positions) / sweep.train.n_examples
         return TrialRecord(sweep.key(trial), trial, fraction, per_class, asdict(record))
 
-    def _subset(self, trial: Trial) -> tuple[ImageSet, dict[str, int]]:
+    def _subset(self, trial: Trial) -> tuple[NDArray[np.int64], dict[str, int]]:
         sweep = self.sweep
         settings = SelectionSettings(
             metric=None if trial.side in ("random", "full") else trial.metric,
@@ -170,7 +174,7 @@ class _Runner:
         kept = select(sweep.table, settings)
         positions = sweep.train.positions(kept.example_ids)
         per_class = {str(label): count for label, count in kept.per_class.items()}
-        return self.train_set.subset(positions), per_class
+        return positions, per_class
 
 
 _runner: _Runner | TamisError | None = None

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tamis.devices import autocast
 from tamis.errors import UsageError, WorkFailedError
-from tamis.loaders.batch import Augmentation, Batch, Loader
+from tamis.loaders.batch import Batch, Loader
+from tamis.loaders.settings import Augmentation
 from tamis.models.small_resnet import SmallResNet
 from tamis.progress import QUIET, Progress
 from tamis.training.recipes import Recipe
@@ -72,7 +73,7 @@ class Trained:
 
 def augmentation_for(recipe: Recipe, seeds: Seeds) -> Augmentation:
     """The recipe's augmentation with the run's seed."""
-    return Augmentation(recipe.flip, recipe.translate, seeds.augmentation)
+    return Augmentation(flip=recipe.flip, translate=recipe.translate, seed=seeds.augmentation)
 
 
 def n_steps(n_examples: int, full_examples: int, recipe: Recipe, budget: Budget) -> int:

@@ -16,9 +16,9 @@ from tamis import __version__
 from tamis.bundles.bundle import Bundle
 from tamis.devices import autocast
 from tamis.errors import BundleError, UsageError
-from tamis.loaders.batch import Loader
-from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
+from tamis.loaders.batch import Loader, Skipped
 from tamis.loaders.opening import open_loader
+from tamis.loaders.settings import LoaderSettings, OnError
 from tamis.progress import QUIET, Progress
 from tamis.training.evaluation import Evaluation, evaluate
 from tamis.training.loop import Budget, Seeds, Trained, augmentation_for, n_steps, train
@@ -29,6 +29,7 @@ __all__ = [
     "RunRecord",
     "check_same_classes",
     "environment",
+    "loader_settings",
     "run_training",
     "train_on_bundle",
 ]
@@ -58,6 +59,7 @@ class RunRecord:
         train_digest: Content digest of the training bundle.
         test_digest: Content digest of the test bundle.
         epoch_losses: Mean training loss of each epoch, in nats.
+        skipped: Damaged examples of either bundle that were left out.
         environment: Device, versions, threads.
     """
 
@@ -78,6 +80,7 @@ class RunRecord:
     train_digest: str
     test_digest: str
     epoch_losses: tuple[float, ...]
+    skipped: tuple[Skipped, ...]
     environment: dict[str, Any]
 
 
@@ -119,7 +122,7 @@ def check_same_classes(train: tuple[str, ...] | None, test: tuple[str, ...] | No
 
 
 def run_training(
-    train_source: ImageSet | Loader,
+    train_loader: Loader,
     test_loader: Loader,
     recipe: Recipe,
     *,
@@ -137,7 +140,7 @@ def run_training(
     """Train on a set and evaluate on another.
 
     Args:
-        train_source: Decoded examples, or a shuffling and augmenting loader.
+        train_loader: Shuffles and augments with the run's seed; see :func:`loader_settings`.
         test_loader: The test set in any order, without augmentation.
         recipe: What to train and how.
         n_classes: Outputs of the network.
@@ -151,21 +154,13 @@ def run_training(
         progress: Told of every step.
         label: Names the run in the progress.
     """
-    seeds = Seeds.from_one(seed)
-    if isinstance(train_source, ImageSet):
-        train_source = MemoryLoader(
-            train_source,
-            recipe.batch_size,
-            order_seed=seeds.order,
-            augmentation=augmentation_for(recipe, seeds),
-        )
-    n_examples = train_source.n_examples
+    n_examples = train_loader.n_examples
     trained = train(
-        train_source,
+        train_loader,
         recipe,
         n_classes,
         steps=n_steps(n_examples, full_examples, recipe, budget),
-        seeds=seeds,
+        seeds=Seeds.from_one(seed),
         device=device,
         progress=progress,
         label=label,
@@ -190,9 +185,22 @@ def run_training(
         train_digest=train_digest,
         test_digest=test_digest,
         epoch_losses=trained.epoch_losses,
+        skipped=(*train_loader.skipped, *test_loader.skipped),
         environment=environment(device),
     )
     return trained, record
+
+
+def loader_settings(recipe: Recipe, seed: int) -> LoaderSettings:
+    """What the training loader of a run is asked for."""
+    seeds = Seeds.from_one(seed)
+    return LoaderSettings(
+        recipe.batch_size,
+        recipe.resolution,
+        "train",
+        seed=seeds.order,
+        augmentation=augmentation_for(recipe, seeds),
+    )
 
 
 def train_on_bundle(
@@ -205,6 +213,7 @@ def train_on_bundle(
     full_examples: int | None = None,
     seed: int = 0,
     loader: str = "auto",
+    on_error: OnError = "fail",
     device: torch.device,
     progress: Progress = QUIET,
 ) -> tuple[Trained, RunRecord]:
@@ -217,17 +226,18 @@ def train_on_bundle(
         training: Real or pruned.
         testing: With the same classes.
         recipe: What to train and how.
-        example_ids: (k,) int64, train on these only; needs the memory loader.
+        example_ids: (k,) int64, train on these only.
         budget: See :func:`tamis.training.loop.n_steps`.
         full_examples: Size of the full set; None takes the oldest ancestor's, or the bundle's.
         seed: Of order, augmentation and initialisation.
-        loader: As in :func:`tamis.loaders.opening.open_loader`.
+        loader: Its backend, as in :func:`tamis.loaders.opening.open_loader`.
+        on_error: ``skip`` leaves out damaged examples; the record names them.
         device: Where to train.
         progress: Told of decoding and of every step.
 
     Raises:
         BundleError: Classes that differ, unknown ids, or a record that does not decode.
-        UsageError: An unknown loader, or a selection with the ffcv loader.
+        UsageError: An unknown loader.
     """
     start = time.perf_counter()
     check_same_classes(training.classes, testing.classes)
@@ -239,20 +249,32 @@ def train_on_bundle(
             found=str(full_examples),
             do="give the size of the set before pruning",
         )
-    source = _training_source(
-        training, recipe, example_ids, Seeds.from_one(seed), loader, device, progress
+    settings = loader_settings(recipe, seed)
+    train_loader = open_loader(
+        training,
+        backend=loader,
+        batch_size=settings.batch_size,
+        resolution=settings.resolution,
+        mode=settings.mode,
+        seed=settings.seed,
+        augmentation=settings.augmentation,
+        selection=example_ids,
+        on_error=on_error,
+        device=device,
+        progress=progress,
     )
     test_loader = open_loader(
         testing,
         backend=loader,
         batch_size=EVALUATION_BATCH,
         resolution=recipe.resolution,
+        on_error=on_error,
         device=device,
         progress=progress,
     )
     ancestor = training.manifest.full_examples if training.manifest else None
     return run_training(
-        source,
+        train_loader,
         test_loader,
         recipe,
         n_classes=max(training.n_classes, testing.n_classes),
@@ -265,39 +287,6 @@ def train_on_bundle(
         setup_seconds=time.perf_counter() - start,
         progress=progress,
     )
-
-
-def _training_source(
-    training: Bundle,
-    recipe: Recipe,
-    example_ids: NDArray[np.int64] | None,
-    seeds: Seeds,
-    loader: str,
-    device: torch.device,
-    progress: Progress,
-) -> ImageSet | Loader:
-    """The whole bundle by any loader, or some of its examples from memory."""
-    if example_ids is None:
-        return open_loader(
-            training,
-            backend=loader,
-            batch_size=recipe.batch_size,
-            resolution=recipe.resolution,
-            device=device,
-            order_seed=seeds.order,
-            augmentation=augmentation_for(recipe, seeds),
-            progress=progress,
-        )
-    if loader == "ffcv":
-        raise UsageError(
-            "--selection",
-            expected="the memory loader with a selection",
-            found="--loader ffcv",
-            do="cut the bundle first: tamis cut BUNDLE OUT.beton --selection KEPT.parquet",
-        )
-    positions = np.sort(training.positions(example_ids))
-    whole = load_image_set(training, recipe.resolution, device, progress=progress)
-    return whole.subset(positions)
 
 
 def _without_nan(result: Evaluation) -> tuple[float | None, ...]:
