@@ -8,26 +8,39 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tamis.benchmarks.measuring import Row
+from tamis.errors import UsageError, first_line
 from tamis.units import number_text
 
-__all__ = ["HEADERS", "append_record", "cells", "found", "text"]
+__all__ = [
+    "HEADERS",
+    "Change",
+    "append_record",
+    "cells",
+    "changes",
+    "found",
+    "last_record",
+    "text",
+]
 
 HEADERS = ("work", "tamis", "", "peer", "", "ratio", "goal", "achieved", "of ceiling")
 """Of :func:`cells`; the last two are empty where no ceiling was measured."""
 
 
-def append_record(path: Path, rows: Sequence[Row], environment: dict[str, Any]) -> None:
-    """Append rows, environment, time and command to a file, as one JSON line."""
+def append_record(
+    path: Path, rows: Sequence[Row], environment: dict[str, Any], **more: Any
+) -> None:
+    """Append rows, environment, time, command and ``more`` to a file, as one JSON line."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(argument).name for argument in sys.argv],
         **found(rows, environment),
+        **more,
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -36,6 +49,61 @@ def append_record(path: Path, rows: Sequence[Row], environment: dict[str, Any]) 
 def found(rows: Sequence[Row], environment: dict[str, Any]) -> dict[str, Any]:
     """The object that is printed as JSON."""
     return {"rows": [asdict(row) for row in rows], "environment": environment}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measurement now and in an earlier record.
+
+    Attributes:
+        name: What was done, and against whom.
+        before: Ratio to the peer, or value where there is none, in the earlier record.
+        now: The same now.
+        better: By what factor now is better; 2 is twice as good.
+    """
+
+    name: str
+    before: float
+    now: float
+    better: float
+
+
+def last_record(path: Path) -> dict[str, Any]:
+    """The last line of a file of records.
+
+    Raises:
+        UsageError: It holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        record = json.loads(lines[-1])
+        if not isinstance(record, dict) or not isinstance(record["rows"], list):
+            raise ValueError("another JSON")
+        return record
+    except (OSError, ValueError, LookupError) as error:
+        raise UsageError(
+            path,
+            expected="a file of records, as --record writes them",
+            found=first_line(error),
+            do="give one of them",
+        ) from error
+
+
+def changes(rows: Sequence[Row], record: dict[str, Any]) -> list[Change]:
+    """What rows have become since a record: ratios, or values where there is no peer."""
+    earlier = {(one["name"], one.get("peer")): one for one in record["rows"]}
+    found = []
+    for row in rows:
+        one = earlier.get((row.name, row.peer))
+        if one is None:
+            continue
+        before = one["value"] if row.ratio is None else one.get("ratio")
+        now = row.value if row.ratio is None else row.ratio
+        if before and now:
+            name = f"{row.name}, against {row.peer}" if row.peer else f"{row.name} ({row.unit})"
+            better = before / now if row.lower_is_better else now / before
+            found.append(Change(name, before, now, better))
+    return found
 
 
 def cells(row: Row) -> tuple[str, ...]:

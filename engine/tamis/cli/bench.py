@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tamis.cli.options import Json
-from tamis.cli.output import print_json, show_progress
+from tamis.cli.output import print_json, print_table, show_progress
 
 if TYPE_CHECKING:
+    from tamis.benchmarks.loaders.running import Figures
     from tamis.benchmarks.measuring import Row
+    from tamis.benchmarks.records import Change
     from tamis.progress import Progress
 
 __all__ = ["bench"]
 
+_DEVICES = Literal["auto", "cpu", "gpu"]
+
+
+@dataclass
+class _Found:
+    rows: list[Row] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    bundle: Path | None
+    folder: Path
+    repetitions: int | None
+    only: list[str] | None
+    device: _DEVICES
+    side: int | None
+    cold_gigabytes: float | None
+
 
 def bench(
     what: Annotated[
-        Literal["bundles", "kernels", "scale"],
+        Literal["bundles", "loaders", "kernels", "scale", "all"],
         typer.Argument(
-            help="bundles: convert, cut, verify; kernels; scale: up to ImageNet's size."
+            help="bundles: convert, cut, verify; loaders: images a second; kernels; scale: up to "
+            "ImageNet's size; all of them."
         ),
     ],
     bundle: Annotated[
@@ -37,101 +61,191 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of kernels: row_scores, statistics, select_top, influence, nearest_prototype or "
-            "kmeans; may be given several times."
+            help="Some kernels (row_scores, statistics, select_top, influence, nearest_prototype, "
+            "kmeans) or loaders (ffcv, dali, memory, 'plain FFCV', 'PIL DataLoader', WebDataset); "
+            "may be given several times."
         ),
     ] = None,
     device: Annotated[
-        Literal["auto", "cpu", "gpu"], typer.Option(help="Of kernels: auto is both, where it can.")
+        _DEVICES, typer.Option(help="Of kernels: auto is both, where it can.")
     ] = "auto",
+    side: Annotated[
+        int | None, typer.Option(min=1, help="Of loaders: pixels of the images. Default: 224.")
+    ] = None,
+    cold_gigabytes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of loaders: read from the disk; 0 for none. Default: 2."),
+    ] = None,
     record: Annotated[
         Path | None, typer.Option(help="Append rows and environment to this file, one JSON line.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ratios as a PNG.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Show what has changed since this file's last record.")
     ] = None,
     json: Json = False,
 ) -> None:
     """What this machine does, as ratios to named peers within one run."""
-    from tamis.benchmarks.bundles import BundleBench, bench_bundles
     from tamis.benchmarks.measuring import environment
-    from tamis.benchmarks.records import append_record, found
-    from tamis.benchmarks.scale import bench_scale
+    from tamis.benchmarks.records import append_record, changes, found, last_record
 
-    _refuse_odd_options(what, bundle, only, device, record)
-    where = folder or Path()
-    left_out: list[str] = []
+    asked = _Asked(bundle, folder or Path(), repetitions, only, device, side, cold_gigabytes)
+    _refuse_odd_options(what, asked)
+    for option, path in (("--record", record), ("--plot", plot)):
+        _refuse_unwritable(option, path)
+    earlier = last_record(compare) if compare else None
+    done = _Found()
     with show_progress() as progress:
-        if what == "bundles":
-            size = BundleBench(repetitions=repetitions or 5)
-            rows = bench_bundles(bundle, where, size, progress=progress)
-        elif what == "kernels":
-            rows, left_out = _kernels(only, device, repetitions or 3, progress)
-        else:
-            rows = bench_scale(bundle, where, progress=progress)
+        for part in ("bundles", "loaders", "kernels", "scale") if what == "all" else (what,):
+            _PARTS[part](asked, done, progress)
     around = environment()
+    more: dict[str, Any] = {"left_out": done.left_out}
+    if done.figures:
+        more["loaders"] = [asdict(one) for one in done.figures]
     if record:
-        append_record(record, rows, around)
+        append_record(record, done.rows, around, **more)
+    if plot:
+        from tamis.benchmarks.picture import draw
+
+        draw(done.rows, plot)
+    since = changes(done.rows, earlier) if earlier else []
     if json:
-        print_json({**found(rows, around), "left_out": left_out})
-    else:
-        _print(rows, left_out, around)
+        if earlier:
+            more["changes"] = [asdict(change) for change in since]
+        print_json({**found(done.rows, around), **more})
+        return
+    _print(done, since, around)
+    if earlier and not since:
+        print(f"{compare}: no row of its last record was measured again")
 
 
-def _refuse_odd_options(
-    what: str, bundle: Path | None, only: list[str] | None, device: str, record: Path | None
-) -> None:
-    """Before minutes of work: options that would be ignored, a record that cannot be written."""
+def _refuse_odd_options(what: str, asked: _Asked) -> None:
+    """Options that would be ignored."""
     from tamis.errors import UsageError
 
-    of_kernels = what == "kernels"
-    for option, value, odd in (
-        ("BUNDLE", bundle, of_kernels and bundle is not None),
-        ("--only", " ".join(only or ()), not of_kernels and only is not None),
-        ("--device", device, not of_kernels and device != "auto"),
+    for option, value, works in (
+        ("BUNDLE", asked.bundle, ("bundles", "loaders", "scale", "all")),
+        ("--only", " ".join(asked.only or ()), ("kernels", "loaders")),
+        ("--device", "" if asked.device == "auto" else asked.device, ("kernels", "all")),
+        ("--side", asked.side, ("loaders", "all")),
+        ("--cold-gigabytes", asked.cold_gigabytes, ("loaders", "all")),
+        ("--repetitions", asked.repetitions, ("bundles", "loaders", "kernels", "all")),
     ):
-        if odd:
+        if value not in (None, "") and what not in works:
             raise UsageError(
                 option, expected=f"nothing for {what}", found=str(value), do="leave it out"
             )
-    if record and (record.is_dir() or not record.resolve().parent.is_dir()):
+
+
+def _refuse_unwritable(option: str, path: Path | None) -> None:
+    """Before minutes of work."""
+    from tamis.errors import UsageError
+
+    if path and (path.is_dir() or not path.resolve().parent.is_dir()):
         raise UsageError(
-            "--record",
+            option,
             expected="a file in a folder that is there",
-            found=str(record),
+            found=str(path),
             do="make the folder first",
         )
 
 
-def _kernels(
-    only: list[str] | None,
-    device: Literal["auto", "cpu", "gpu"],
-    turns: int,
-    progress: Progress,
-) -> tuple[list[Row], list[str]]:
+def _bundles(asked: _Asked, done: _Found, progress: Progress) -> None:
+    from tamis.benchmarks.bundles import BundleBench, bench_bundles
+
+    size = BundleBench(repetitions=asked.repetitions or 5)
+    done.rows += bench_bundles(asked.bundle, asked.folder, size, progress=progress)
+
+
+def _scale(asked: _Asked, done: _Found, progress: Progress) -> None:
+    from tamis.benchmarks.scale import bench_scale
+
+    done.rows += bench_scale(asked.bundle, asked.folder, progress=progress)
+
+
+def _loaders(asked: _Asked, done: _Found, progress: Progress) -> None:
+    from tamis.benchmarks.loaders.contenders import CONTENDERS
+    from tamis.benchmarks.loaders.running import LoaderBench, bench_loaders
+
+    _refuse_unknown(asked.only, CONTENDERS)
+    cold = 2.0 if asked.cold_gigabytes is None else asked.cold_gigabytes
+    size = LoaderBench(
+        tuple(asked.only) if asked.only else None,
+        asked.repetitions or 5,
+        side=asked.side or 224,
+        cold_bytes=int(cold * 2**30),
+    )
+    report = bench_loaders(asked.bundle, asked.folder, size, progress=progress)
+    done.rows += report.rows
+    done.figures += report.figures
+    done.left_out += report.left_out
+
+
+def _kernels(asked: _Asked, done: _Found, progress: Progress) -> None:
     from tamis.benchmarks.kernels.running import STEMS, KernelBench, bench_kernels, current_card
     from tamis.errors import UsageError
 
-    unknown = sorted(set(only or ()) - set(STEMS))
-    if unknown:
-        raise UsageError(
-            "--only", expected=" or ".join(STEMS), found=unknown[0], do="leave it out for all"
-        )
-    if device == "gpu" and current_card() is None:
+    _refuse_unknown(asked.only, STEMS)
+    if asked.device == "gpu" and current_card() is None:
         raise UsageError(
             "--device",
             expected="a CUDA device, torch and CuPy",
             found="not all of them",
             do="pass --device cpu, or run it where they are",
         )
+    which = KernelBench(asked.only or tuple(STEMS), asked.device, asked.repetitions or 3)
     with progress.task("bench kernels", None) as advance:
-        return bench_kernels(KernelBench(only or tuple(STEMS), device, turns), advance=advance)
+        rows, left_out = bench_kernels(which, advance=advance)
+    done.rows += rows
+    done.left_out += left_out
 
 
-def _print(rows: list[Row], left_out: list[str], environment: dict[str, str | int]) -> None:
+_PARTS = {"bundles": _bundles, "loaders": _loaders, "kernels": _kernels, "scale": _scale}
+
+
+def _refuse_unknown(only: list[str] | None, known: dict[str, Any]) -> None:
+    from tamis.errors import UsageError
+
+    for name in only or ():
+        if name not in known:
+            raise UsageError(
+                "--only", expected=", ".join(known), found=name, do="leave it out for all"
+            )
+
+
+def _print(done: _Found, since: list[Change], environment: dict[str, str | int]) -> None:
     from rich.console import Console
 
     from tamis.benchmarks.records import text
 
-    for line in text(rows, Console().width):
+    if done.figures:
+        _print_figures(done.figures)
+    for line in text(done.rows, Console().width):
         print(line)
-    for missing in left_out:
+    if since:
+        rows = [[c.name, f"{c.before:.3g}", f"{c.now:.3g}", f"{c.better:.2f}"] for c in since]
+        print_table(["since the record", "then", "now", "times as good"], rows)
+    for missing in done.left_out:
         print(f"left out: {missing}")
     print(", ".join(f"{name} {value}" for name, value in environment.items()))
+
+
+def _print_figures(figures: list[Figures]) -> None:
+    from tamis.units import number_text
+
+    headers = ["loader", "", "images/s", "MB/s", "CPU s/1000", "first batch s", "MB held"]
+    print_table(
+        headers,
+        [
+            [
+                one.loader,
+                one.mode,
+                number_text(one.images_per_second),
+                number_text(one.megabytes_per_second),
+                f"{one.cpu_seconds:.2f}",
+                f"{one.first_batch:.2f}",
+                number_text(one.memory / 1e6),
+            ]
+            for one in figures
+        ],
+    )

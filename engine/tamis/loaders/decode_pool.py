@@ -87,6 +87,8 @@ class DecodePool:
         self._reader = RecordReader(bundle)
         self._workers = workers or n_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="tamis-decode")
+        # Asking waits for the disk's queue: a thread of its own, that the others may decode.
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="tamis-ask")
         self._tools: deque[_Tools] = deque()
 
     def __enter__(self) -> DecodePool:
@@ -98,14 +100,15 @@ class DecodePool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._asking, self._pool):
+            pool.shutdown(wait=True, cancel_futures=True)
         for tools in self._tools:
             tools.decoder.close()
         self._reader.close()
 
     def ask_for(self, positions: NDArray[np.int64]) -> None:
         """Have the system read these examples soon; does not wait."""
-        self._pool.submit(self._reader.ask_for, positions)
+        self._asking.submit(self._reader.ask_for, positions)
 
     def decode(
         self, positions: NDArray[np.int64], epoch: int, pixels: NDArray[np.uint8]
@@ -116,25 +119,26 @@ class DecodePool:
         # At least four tasks a thread, so that none waits long for the last.
         fair = -(-len(positions) // (4 * self._workers))
         step = max(1, min(_TASK_EXAMPLES, _TASK_BYTES // each, fair))
-        parts = [
-            (
-                first,
-                self._pool.submit(
-                    self._decode, positions[first : first + step], epoch, pixels[first:][:step]
-                ),
-            )
-            for first in range(0, len(positions), step)
-        ]
-        return Decoding(positions, pixels, parts)
-
-    def _decode(
-        self, positions: NDArray[np.int64], epoch: int, pixels: NDArray[np.uint8]
-    ) -> list[Failure]:
+        # Drawn for the whole batch: a hundred of NumPy's calls are dear for a few examples.
         ids = self._bundle.example_ids[positions]
         heights = self._heights[positions].astype(np.int64)
         widths = self._widths[positions].astype(np.int64)
         boxes = image_boxes(ids, heights, widths, self._settings, epoch)
         flips = draw_flips(ids, self._settings.augmentation, epoch)
+        parts = []
+        for first in range(0, len(positions), step):
+            rows = slice(first, first + step)
+            arguments = positions[rows], boxes[rows], flips[rows], pixels[rows]
+            parts.append((first, self._pool.submit(self._decode, *arguments)))
+        return Decoding(positions, pixels, parts)
+
+    def _decode(
+        self,
+        positions: NDArray[np.int64],
+        boxes: NDArray[np.int64],
+        flips: NDArray[np.bool_],
+        pixels: NDArray[np.uint8],
+    ) -> list[Failure]:
         with self._borrowed() as tools:
             records, altered = self._reader.read(positions, tools.buffer)
             tools.buffer = records.data

@@ -1,0 +1,284 @@
+"""``tamis bench loaders``: images a second, memory, and time to the first batch."""
+
+from __future__ import annotations
+
+import statistics
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from tamis.benchmarks.loaders.ceilings import copying, decoding, reading
+from tamis.benchmarks.loaders.cold import cold_rows
+from tamis.benchmarks.loaders.contenders import CONTENDERS, Mode, Task
+from tamis.benchmarks.loaders.scoring_pass import scoring_rows
+from tamis.benchmarks.loaders.worker import LoaderProcess, Turn
+from tamis.benchmarks.material import image_files, photographs
+from tamis.benchmarks.measuring import Ceiling, Row
+from tamis.bundles.bundle import Bundle
+from tamis.bundles.cut import cut
+from tamis.bundles.layout import JPEG_MODE
+from tamis.bundles.opening import open_bundle
+from tamis.devices import n_cores
+from tamis.errors import WorkFailedError
+from tamis.progress import QUIET, Advance, Progress
+
+__all__ = ["Figures", "LoaderBench", "LoaderReport", "bench_loaders"]
+
+_PICTURES = 300
+_SMALL_SIDE = 64
+_MOST_LARGE, _MOST_SMALL = 2000, 50_000  # images of a bundle that are used
+_SHARDS = 8  # several for each worker
+_EPOCHS = 20  # of the row about memory
+_OURS = ("ffcv", "dali", "memory")
+
+# (mode, ours, peer) → the least ratio that tamis aims at.
+_GOALS = {
+    ("score", "ffcv", "plain FFCV"): 1.0,
+    ("score", "ffcv", "PIL DataLoader"): 2.0,
+    ("score", "ffcv", "WebDataset"): 1.5,
+    ("train", "ffcv", "plain FFCV"): 1.0,
+    ("small", "memory", "plain FFCV"): 5.0,
+}
+_WORK = {"score": "centre crop", "train": "random resized crop, flip", "small": "shift, flip"}
+
+
+@dataclass(frozen=True)
+class LoaderBench:
+    """What is measured.
+
+    Attributes:
+        only: Names of contenders; None for all that are installed.
+        repetitions: Epochs of each; the median counts.
+        side: Of the images in pixels; of small images their own.
+        batch_size: Examples.
+        cold_bytes: Size of the bundle that is read from the disk; 0 leaves it out.
+    """
+
+    only: tuple[str, ...] | None = None
+    repetitions: int = 5
+    side: int = 224
+    batch_size: int = 64
+    cold_bytes: int = 2 << 30
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One contender in one mode; medians.
+
+    Attributes:
+        mode: ``score``, ``train`` or ``small``.
+        loader: Its name.
+        images_per_second: Of an epoch.
+        megabytes_per_second: Of encoded records.
+        cpu_seconds: For 1000 images, all processes.
+        first_batch: Seconds from the start of the process.
+        memory: Most bytes after an epoch, all processes.
+    """
+
+    mode: str
+    loader: str
+    images_per_second: float
+    megabytes_per_second: float
+    cpu_seconds: float
+    first_batch: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class LoaderReport:
+    """What was found.
+
+    Attributes:
+        rows: Ratios and goals.
+        figures: Everything about each contender.
+        left_out: What was not measured, and why.
+    """
+
+    rows: list[Row]
+    figures: list[Figures]
+    left_out: list[str]
+
+
+def bench_loaders(
+    bundle: Path | None,
+    folder: Path,
+    size: LoaderBench | None = None,
+    *,
+    progress: Progress = QUIET,
+) -> LoaderReport:
+    """Measure loaders on the same images, in turns, each in a process of its own.
+
+    Args:
+        bundle: Whose images; None makes pictures of 500 × 375.
+        folder: A folder on the disk to be measured, with room for ``cold_bytes`` and the images
+            three times; nothing stays in it.
+        size: What is measured.
+        progress: Told of every epoch.
+    """
+    size = size or LoaderBench()
+    with TemporaryDirectory(prefix=".tamis-bench-", dir=folder) as name:
+        work = Path(name)
+        images = _images(bundle, work)
+        rows = images.metadata[f"f{images.image_field}"]
+        sides = {*np.unique(rows["width"]).tolist(), *np.unique(rows["height"]).tolist()}
+        small = len(sides) == 1 and max(sides) <= _SMALL_SIDE
+        if small:
+            size = replace(size, side=int(max(sides)), batch_size=512, cold_bytes=0)
+        task, left_out = _prepared(images, work, size)
+        modes: tuple[Mode, ...] = ("small",) if small else ("score", "train")
+        names = [name for name in size.only or CONTENDERS if _usable(name, task, left_out)]
+        report = LoaderReport([], [], left_out)
+        total = len(modes) * len(names) * (size.repetitions + 1) + _EPOCHS
+        with progress.task("bench loaders", total) as advance:
+            ceilings = [reading(images), copying()]
+            report.rows.extend(Row(c.name, c.rate, c.unit) for c in ceilings)
+            top = decoding(images) if (rows["mode"] == JPEG_MODE).all() else None
+            for mode in modes:
+                turns = _take_turns(replace(task, mode=mode), names, size.repetitions, advance)
+                report.figures.extend(_figures(mode, turns, images))
+                report.rows.extend(_rows(mode, turns, size.side, top))
+            ours = "memory" if small else "ffcv"
+            if ours in names:
+                report.rows.append(_growth(ours, replace(task, mode=modes[-1]), advance))
+        if size.cold_bytes:
+            report.rows.extend(cold_rows(images, work, size.cold_bytes, size.repetitions, progress))
+        if not small:
+            report.rows.extend(scoring_rows(images, size.side, progress))
+    return report
+
+
+def _images(bundle: Path | None, work: Path) -> Bundle:
+    images = open_bundle(bundle) if bundle else photographs(work / "made.beton", _PICTURES)
+    rows = images.metadata[f"f{images.image_field}"]
+    most = _MOST_SMALL if rows["width"].max() <= _SMALL_SIDE else _MOST_LARGE
+    if images.n_examples <= most and images.rows is None:
+        return images
+    chosen = np.random.default_rng(0).permutation(images.n_examples)[:most]
+    cut(images, work / "part.beton", images.example_ids[np.sort(chosen)])
+    return open_bundle(work / "part.beton")
+
+
+def _prepared(images: Bundle, work: Path, size: LoaderBench) -> tuple[Task, list[str]]:
+    """The same images as files and as tar shards, for those who want them so."""
+    task = Task(str(images.path), "", "", "score", size.side, size.batch_size, n_cores())
+    modes = images.metadata[f"f{images.image_field}"]["mode"]
+    if not (modes == JPEG_MODE).all():
+        return task, ["PIL DataLoader and WebDataset: the bundle holds pixels, not files"]
+    files = image_files(images, work / "files", images.n_examples)
+    listing = work / "files.txt"
+    lines = [f"{file} {int(file.parent.name)}" for file in files]
+    listing.write_text("\n".join(lines), encoding="utf-8")
+    for number in range(_SHARDS):
+        with tarfile.open(work / f"shard-{number}.tar", "w") as tar:
+            for i, file in enumerate(files[number::_SHARDS]):
+                label = file.with_suffix(".cls")
+                label.write_text(str(int(file.parent.name)), encoding="utf-8")
+                tar.add(file, f"{i:06d}.jpg")
+                tar.add(label, f"{i:06d}.cls")
+    pattern = str(work / f"shard-{{0..{_SHARDS - 1}}}.tar")
+    return replace(task, files=str(listing), shards=pattern), []
+
+
+def _usable(name: str, task: Task, left_out: list[str]) -> bool:
+    needs = {"dali": "nvidia.dali", "WebDataset": "webdataset", "plain FFCV": "ffcv"}.get(name)
+    if needs and (find_spec(needs.split(".")[0]) is None or find_spec(needs) is None):
+        left_out.append(f"{name}: {needs} is not installed")
+        return False
+    return bool(task.files) or name not in ("PIL DataLoader", "WebDataset")
+
+
+def _take_turns(
+    task: Task, names: Sequence[str], repetitions: int, advance: Advance
+) -> dict[str, list[Turn]]:
+    """Epochs of each, its first one first."""
+    turns: dict[str, list[Turn]] = {}
+    with ExitStack() as stack:
+        processes = {}
+        for name in names:
+            processes[name] = stack.enter_context(LoaderProcess(name, task))
+            turns[name] = [processes[name].first]
+            advance()
+        for _ in range(repetitions):
+            for name, process in processes.items():
+                time.sleep(0.05)  # until the last one's threads are asleep
+                turns[name].append(process.turn())
+                advance()
+    counts = {turn.n_images for taken in turns.values() for turn in taken}
+    if len(counts) > 1:
+        raise WorkFailedError(
+            "bench loaders",
+            expected="every loader to give every image once",
+            found=str({name: taken[-1].n_images for name, taken in turns.items()}),
+            do="leave out the odd one with --only",
+        )
+    return turns
+
+
+def _median(turns: Sequence[Turn], value: Callable[[Turn], float]) -> float:
+    return statistics.median(map(value, turns[1:]))
+
+
+def _figures(mode: str, turns: dict[str, list[Turn]], images: Bundle) -> Iterator[Figures]:
+    megabytes = images.extents[..., 1].sum() / 1e6
+    for name, taken in turns.items():
+        seconds, n_images = _median(taken, lambda turn: turn.seconds), taken[0].n_images
+        yield Figures(
+            mode,
+            name,
+            n_images / seconds,
+            float(megabytes) / seconds,
+            1000 * _median(taken, lambda turn: turn.cpu_seconds) / n_images,
+            taken[0].first_batch,
+            max(turn.memory for turn in taken),
+        )
+
+
+def _rows(mode: str, turns: dict[str, list[Turn]], side: int, top: Ceiling | None) -> Iterator[Row]:
+    rates = {
+        name: taken[0].n_images / _median(taken, lambda turn: turn.seconds)
+        for name, taken in turns.items()
+    }
+    for ours in _OURS:
+        for peer in rates:
+            if ours not in rates or peer in _OURS:
+                continue
+            yield Row(
+                f"{ours}: {_WORK[mode]} to {side} px",
+                rates[ours],
+                "images/s",
+                peer,
+                rates[peer],
+                rates[ours] / rates[peer],
+                _GOALS.get((mode, ours, peer)),
+            )
+    if top is not None and "ffcv" in rates:
+        name = f"ffcv: {_WORK[mode]} to {side} px"
+        share = Row(name, rates["ffcv"], "images/s", top.name, top.rate, rates["ffcv"] / top.rate)
+        yield share
+
+
+def _growth(name: str, task: Task, advance: Advance) -> Row:
+    with LoaderProcess(name, task) as process:
+        held = []
+        for _ in range(_EPOCHS - 1):
+            held.append(process.turn().memory / 1e6)
+            advance()
+    # Allocators give and take some percent from epoch to epoch.
+    early, late = statistics.median(held[:5]), statistics.median(held[-5:])
+    return Row(
+        f"{name}: memory after epochs {_EPOCHS - 4} to {_EPOCHS}",
+        late,
+        "MB",
+        "after epochs 2 to 6",
+        early,
+        late / early,
+        1.02,
+        lower_is_better=True,
+    )

@@ -1,0 +1,120 @@
+"""Load → forward → kernels: the rate of the whole, and what it waits for."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tamis.benchmarks.measuring import Row
+from tamis.bundles.bundle import Bundle
+from tamis.devices import autocast, resolve_device
+from tamis.loaders.opening import open_loader
+from tamis.models.resnet import resnet18
+from tamis.progress import Progress
+from tamis_kernels import new_statistics, score_and_update
+
+__all__ = ["scoring_rows"]
+
+_BATCH = 64
+_MOST_BATCHES = 6
+_CLASSES = 1000
+_TURNS = 5
+_GOAL = 0.95
+
+
+def scoring_rows(images: Bundle, side: int, progress: Progress) -> Iterator[Row]:
+    """A pass of an untrained ResNet-18 over the images, and each stage of it alone."""
+    device = resolve_device()
+    model = resnet18(_CLASSES).eval().to(device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ids = images.example_ids[: _BATCH * _MOST_BATCHES]
+    loader = open_loader(
+        images,
+        backend="dali" if device.type == "cuda" else "ffcv",
+        batch_size=_BATCH,
+        resolution=side,
+        device=device,
+        selection=ids,
+    )
+    batch = next(iter(loader))
+    positions = torch.arange(len(batch.labels), device=device)
+    state = new_statistics(len(ids), like=torch.empty((1, _CLASSES), device=device))
+    state.begin_epoch(0)
+
+    @torch.no_grad()
+    def forward(pixels: Tensor) -> Tensor:
+        with autocast(device):
+            logits: Tensor = model(pixels.to(memory_format=torch.channels_last).float() / 255)
+        return logits.float()
+
+    def score(logits: Tensor, labels: Tensor, at: Tensor) -> None:
+        score_and_update(logits, labels % _CLASSES, state, at)
+
+    def whole() -> dict[str, float]:
+        spent = dict.fromkeys(("load", "forward", "kernels"), 0.0)
+        last, done = time.perf_counter(), 0
+        for loaded in loader:
+            last = _mark(spent, "load", last, device)
+            logits = forward(loaded.images)
+            last = _mark(spent, "forward", last, device)
+            score(logits, loaded.labels, torch.arange(done, done + len(logits), device=device))
+            last = _mark(spent, "kernels", last, device)
+            done += len(logits)
+        return spent
+
+    logits = forward(batch.images)
+    rates: dict[str, list[float]] = {name: [] for name in ("load", "forward", "kernels", "whole")}
+    shares: list[dict[str, float]] = []
+    with progress.task("bench loaders, scoring pass", _TURNS + 1) as advance:
+        for turn in range(_TURNS + 1):
+            taken = {
+                "load": _timed(lambda: sum(len(b.labels) for b in loader), device) / len(ids),
+                "forward": _timed(lambda: forward(batch.images), device) / len(batch.labels),
+                "kernels": _timed(lambda: score(logits, batch.labels, positions), device)
+                / len(batch.labels),
+            }
+            spent = whole()
+            taken["whole"] = sum(spent.values()) / len(ids)
+            if turn:  # the first compiles
+                shares.append(spent)
+                for name, seconds in taken.items():
+                    rates[name].append(1 / seconds)
+            advance()
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    slowest = min(("load", "forward", "kernels"), key=median.__getitem__)
+    # The share of each turn: a slow minute hits both.
+    shares_of_slowest = [a / b for a, b in zip(rates["whole"], rates[slowest], strict=True)]
+    yield Row(
+        f"scoring pass with ResNet-18 at {side} px",
+        median["whole"],
+        "images/s",
+        f"{slowest} alone, the slowest stage",
+        median[slowest],
+        statistics.median(shares_of_slowest),
+        _GOAL,
+    )
+    for name in ("load", "forward", "kernels"):
+        share = statistics.median(s[name] / sum(s.values()) for s in shares)
+        yield Row(f"scoring pass: {name} alone", median[name], "images/s")
+        yield Row(f"scoring pass: time spent in or waiting for {name}", 100 * share, "%")
+
+
+def _mark(spent: dict[str, float], name: str, last: float, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    now = time.perf_counter()
+    spent[name] += now - last
+    return now
+
+
+def _timed(work: object, device: torch.device) -> float:
+    assert callable(work)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

@@ -1,0 +1,147 @@
+"""One loader in a process of its own, which goes through epochs when it is told to.
+
+Reads a line of JSON for each epoch, answers with one. So contenders take turns, and none shares
+another's threads, compiled code or memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+from tamis.benchmarks.loaders.contenders import Task, open_contender
+from tamis.errors import WorkFailedError
+
+__all__ = ["LoaderProcess", "Turn"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One epoch.
+
+    Attributes:
+        n_images: Images given.
+        seconds: Wall time.
+        first_batch: Seconds until the first batch; of the first epoch from the process's start,
+            with imports, opening, compiling, decoding into memory.
+        cpu_seconds: Of the process and its children.
+        memory: Bytes that it and its children hold now, shared ones of children counted once.
+    """
+
+    n_images: int
+    seconds: float
+    first_batch: float
+    cpu_seconds: float
+    memory: int
+
+
+class LoaderProcess:
+    """A contender that waits for its turns; a context that ends it.
+
+    Attributes:
+        first: The first epoch, which is over when this is made.
+    """
+
+    def __init__(self, name: str, task: Task) -> None:
+        command = [sys.executable, "-m", __name__, name, json.dumps(asdict(task))]
+        self._name = name
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.first = self._answer()
+
+    def __enter__(self) -> LoaderProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def turn(self) -> Turn:
+        """Go through an epoch.
+
+        Raises:
+            WorkFailedError: It failed.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer will say so
+        return self._answer()
+
+    def _answer(self) -> Turn:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            _, says = self._process.communicate()
+            raise WorkFailedError(
+                self._name,
+                expected="a loader that goes through an epoch",
+                found=(says.strip().splitlines() or ["its end"])[-1],
+                do="leave it out with --only",
+            )
+        return Turn(**json.loads(line))
+
+
+def _processes() -> list[Any]:
+    import psutil
+
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
+
+
+def _cpu_seconds() -> float:
+    times = [process.cpu_times() for process in _processes()]
+    return float(sum(time.user + time.system for time in times))
+
+
+def _memory() -> int:
+    own, *children = _processes()
+    total = int(own.memory_info().rss)
+    return total + sum(int(child.memory_full_info().uss) for child in children)
+
+
+def _main(name: str, task: str) -> None:
+    import os
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries that print are not in the way
+    import psutil
+    import torch
+
+    torch.set_num_threads(1)  # of the consumer, who does nothing
+    born = psutil.Process().create_time()
+    epoch = open_contender(name, Task(**json.loads(task)))
+    number = 0
+    while True:
+        start, before = time.perf_counter(), _cpu_seconds()
+        batches = epoch(number)
+        n_images = next(batches)
+        first = time.perf_counter() - start if number else time.time() - born
+        n_images += sum(batches)
+        seconds = time.perf_counter() - start
+        turn = Turn(n_images, seconds, first, _cpu_seconds() - before, _memory())
+        print(json.dumps(asdict(turn)), file=answers, flush=True)
+        if not sys.stdin.readline():
+            return
+        number += 1
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], sys.argv[2])
