@@ -10,9 +10,44 @@ from torch import Tensor
 from tamis.hashing import example_uniform
 from tamis.loaders.settings import Augmentation
 
-__all__ = ["cut_out", "resample", "shift"]
+__all__ = ["GREY", "cut_out", "draw_cutouts", "draw_shifts", "resample", "shift"]
 
-_GREY = 128
+GREY = 128
+"""What a cutout is filled with."""
+
+
+def draw_shifts(
+    example_ids: NDArray[np.int64], augmentation: Augmentation, epoch: int, side: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """By how many pixels each image is moved up and to the left, (b,) int64 each."""
+    reach = min(augmentation.translate, side - 1)
+    if not reach:
+        return np.zeros(len(example_ids), np.int64), np.zeros(len(example_ids), np.int64)
+    rows, columns = (
+        example_uniform(example_ids, augmentation.seed, purpose, epoch)
+        for purpose in ("shift rows", "shift columns")
+    )
+    up, left = (
+        np.floor(drawn * (2 * reach + 1)).astype(np.int64) - reach for drawn in (rows, columns)
+    )
+    return up, left
+
+
+def draw_cutouts(
+    example_ids: NDArray[np.int64], augmentation: Augmentation, epoch: int, side: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First row and column of the square that covers each image, (b,) int64 each."""
+    if not augmentation.cutout:
+        return np.zeros(len(example_ids), np.int64), np.zeros(len(example_ids), np.int64)
+    rows, columns = (
+        example_uniform(example_ids, augmentation.seed, purpose, epoch)
+        for purpose in ("cutout row", "cutout column")
+    )
+    top, left = (
+        np.floor(drawn * side).astype(np.int64) - augmentation.cutout // 2
+        for drawn in (rows, columns)
+    )
+    return top, left
 
 
 def shift(
@@ -27,16 +62,13 @@ def shift(
         epoch: Counted from 0.
 
     Returns:
-        A new tensor like ``images``.
+        A tensor like ``images``.
     """
     side = images.shape[1]
-    reach = min(augmentation.translate, side - 1)
-    if reach == 0:
+    if not min(augmentation.translate, side - 1):
         return images
     grids = []
-    for purpose in ("shift rows", "shift columns"):
-        drawn = example_uniform(example_ids, augmentation.seed, purpose, epoch)
-        by = np.floor(drawn * (2 * reach + 1)).astype(np.int64) - reach
+    for by in draw_shifts(example_ids, augmentation, epoch, side):
         index = np.abs(np.arange(side) + by[:, None])
         index = np.where(index >= side, 2 * (side - 1) - index, index)
         grids.append(torch.from_numpy(index).to(images.device, non_blocking=True))
@@ -57,20 +89,18 @@ def cut_out(
         epoch: Counted from 0.
 
     Returns:
-        A new tensor like ``images``.
+        A tensor like ``images``.
     """
     side, size = images.shape[1], augmentation.cutout
     if not size:
         return images
     inside = []
-    for purpose in ("cutout row", "cutout column"):
-        drawn = example_uniform(example_ids, augmentation.seed, purpose, epoch)
-        first = np.floor(drawn * side).astype(np.int64) - size // 2
+    for first in draw_cutouts(example_ids, augmentation, epoch, side):
         at = np.arange(side) - first[:, None]
         covered = torch.from_numpy((at >= 0) & (at < size))
         inside.append(covered.to(images.device, non_blocking=True))
     rows, columns = inside
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], _GREY)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], GREY)
 
 
 def resample(

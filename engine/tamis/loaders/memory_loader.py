@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tamis.bundles.bundle import Bundle
-from tamis.loaders.augment import cut_out, resample, shift
+from tamis.devices import n_cores
+from tamis.loaders.augment import GREY, cut_out, draw_cutouts, draw_shifts, resample, shift
+from tamis.loaders.augment_rows import resample_rows, shift_rows
 from tamis.loaders.base import ScheduledLoader, SkipList
 from tamis.loaders.batch import Batch, Skipped
 from tamis.loaders.boxes import draw_flips, image_boxes
 from tamis.loaders.decode_pool import DecodePool
 from tamis.loaders.schedule import Schedule
-from tamis.loaders.settings import LoaderSettings, OnError
+from tamis.loaders.settings import Augmentation, LoaderSettings, OnError
 from tamis.progress import QUIET, Progress
 
 __all__ = ["ImageSet", "MemoryLoader", "load_image_set"]
@@ -145,31 +152,106 @@ class MemoryLoader(ScheduledLoader):
         """What the set lacks of its bundle."""
         return self.image_set.skipped
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         epoch, first = self._schedule.epoch, self._schedule.begin()
-        for number, positions in enumerate(self._schedule.batches(first), first):
-            self._schedule.given(number)
-            yield self._batch(positions, epoch)
+        begun: deque[tuple[int, Callable[[], Batch]]] = deque()
+        # Starts threads when it is given work: not for a set on a GPU.
+        with ThreadPoolExecutor(n_cores(), thread_name_prefix="tamis-augment") as pool:
+            for number, positions in enumerate(self._schedule.batches(first), first):
+                begun.append((number, self._begin(positions, epoch, pool)))
+                if len(begun) > 1:  # the next one is made while its holder works on this one
+                    yield self._finished(*begun.popleft())
+            while begun:
+                yield self._finished(*begun.popleft())
 
-    def _batch(self, positions: NDArray[np.int64], epoch: int) -> Batch:
+    def _finished(self, number: int, finish: Callable[[], Batch]) -> Batch:
+        batch = finish()
+        self._schedule.given(number)
+        return batch
+
+    def _begin(
+        self, positions: NDArray[np.int64], epoch: int, pool: ThreadPoolExecutor
+    ) -> Callable[[], Batch]:
+        """Begin a batch; what is returned waits for it."""
         whole, ids = self.image_set, self.image_set.example_ids[positions]
         index = torch.from_numpy(positions).to(whole.images.device, non_blocking=True)
-        pixels = self._shown(whole.images[index], ids, epoch)
+        labels = whole.labels[index]
         augmentation = self.settings.augmentation
-        if augmentation is not None:
-            pixels = shift(pixels, ids, augmentation, epoch)
-            pixels = cut_out(pixels, ids, augmentation, epoch)
-        return Batch(pixels.permute(0, 3, 1, 2), whole.labels[index], ids)
+        flips = draw_flips(ids, augmentation, epoch)
+        if whole.images.device.type == "cpu" and (augmentation is not None or self._resampled):
+            pending = self._on_host(positions, flips, epoch, pool)
+            return lambda: Batch(pending().permute(0, 3, 1, 2), labels, ids)
+        batch = Batch(self._on_device(index, ids, flips, epoch).permute(0, 3, 1, 2), labels, ids)
+        return lambda: batch
 
-    def _shown(self, pixels: Tensor, ids: NDArray[np.int64], epoch: int) -> Tensor:
-        """Cropped, resized and mirrored."""
-        settings = self.settings
-        flips = draw_flips(ids, settings.augmentation, epoch)
-        if not self._resampled:
-            if not flips.any():
-                return pixels
+    def _boxes(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        sides = np.full(len(ids), self.image_set.images.shape[1])
+        return image_boxes(ids, sides, sides, self.settings, epoch)
+
+    def _on_device(
+        self, index: Tensor, ids: NDArray[np.int64], flips: NDArray[np.bool_], epoch: int
+    ) -> Tensor:
+        """Cropped and resized, mirrored, shifted and covered, by torch's operations."""
+        settings, pixels = self.settings, self.image_set.images[index]
+        if self._resampled:
+            pixels = resample(pixels, self._boxes(ids, epoch), flips, settings.resolution)
+        elif flips.any():
             mirrored = torch.from_numpy(flips).to(pixels.device)[:, None, None, None]
-            return torch.where(mirrored, pixels.flip(2), pixels)
-        sides = np.full(len(ids), pixels.shape[1])
-        boxes = image_boxes(ids, sides, sides, settings, epoch)
-        return resample(pixels, boxes, flips, settings.resolution)
+            pixels = torch.where(mirrored, pixels.flip(2), pixels)
+        if settings.augmentation is not None:
+            pixels = shift(pixels, ids, settings.augmentation, epoch)
+            pixels = cut_out(pixels, ids, settings.augmentation, epoch)
+        return pixels
+
+    def _on_host(
+        self,
+        positions: NDArray[np.int64],
+        flips: NDArray[np.bool_],
+        epoch: int,
+        pool: ThreadPoolExecutor,
+    ) -> Callable[[], Tensor]:
+        """The same by compiled loops on threads, which are ten times as fast there."""
+        ids, side = self.image_set.example_ids[positions], self.settings.resolution
+        images, augmentation = self.image_set.images, self.settings.augmentation
+        data, side_in = images.numpy().reshape(-1).view(np.int8), images.shape[1]
+        out = np.empty((len(ids), side, side, 3), np.uint8)
+        if self._resampled:
+            rows = positions, self._boxes(ids, epoch), flips, out
+            tasks = _in_parts(pool, partial(_resize, data, side_in), *rows)
+            after = augmentation or Augmentation()
+        else:
+            assert augmentation is not None
+            moves = draw_shifts(ids, augmentation, epoch, side)
+            corners = draw_cutouts(ids, augmentation, epoch, side)
+            work = partial(_shift, data, side, augmentation.cutout)
+            tasks = _in_parts(pool, work, positions, flips, *moves, *corners, out)
+            after = Augmentation()
+
+        def finish() -> Tensor:
+            for task in tasks:
+                task.result()
+            return cut_out(shift(torch.from_numpy(out), ids, after, epoch), ids, after, epoch)
+
+        return finish
+
+
+def _resize(data: NDArray[np.int8], side: int, *rows: NDArray[Any]) -> None:
+    positions, boxes, flips, out = rows
+    resample_rows(data, side, positions, boxes, flips, out)
+
+
+def _shift(data: NDArray[np.int8], side: int, cutout: int, *rows: NDArray[Any]) -> None:
+    positions, flips, ups, lefts, tops, cut_lefts, out = rows
+    shift_rows(data, side, positions, flips, ups, lefts, tops, cut_lefts, cutout, GREY, out)
+
+
+def _in_parts(
+    pool: ThreadPoolExecutor, work: Callable[..., None], *arrays: NDArray[Any]
+) -> list[Future[None]]:
+    """Call ``work`` with stretches of arrays of one length, one on each core."""
+    n = len(arrays[0])
+    bounds = np.linspace(0, n, min(n_cores(), n) + 1).astype(int).tolist()
+    return [
+        pool.submit(work, *(values[start:end] for values in arrays))
+        for start, end in pairwise(bounds)
+    ]
