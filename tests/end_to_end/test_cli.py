@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tamis.bundles.opening import open_bundle
 from tamis.cli.app import app
+from tamis.score_table import read_score_table
 
 TRAINING = ["--recipe", "digits", "--set", "epochs=1", "--set", "width=4"]
 
@@ -237,11 +239,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("shard", train, tmp_path / "shards", "-n", 2, "--order", "ids"), "'shuffled'"),
         (("demo", "--seeds", 0), "greater than or equal to 1"),
         (("bench", "kernels", "--repetitions", 0), "greater than or equal to 1"),
-        (("bench", "kernels", "--only", "kmean"), "nearest_prototype or kmeans, found kmean"),
+        (("bench", "kernels", "--only", "kmean"), "nearest_prototype, kmeans, found kmean"),
         (("bench", "kernels", train), "expected nothing for kernels"),
         (("bench", "bundles", "--only", "kmeans"), "expected nothing for bundles, found kmeans"),
         (("bench", "bundles", "--device", "cpu"), "expected nothing for bundles, found cpu"),
         (("bench", "kernels", "--record", tmp_path / "no" / "x"), "make the folder first"),
+        (("bench", "bundles", "--side", 96), "--side: expected nothing for bundles, found 96"),
+        (("bench", "loaders", "--only", "pil"), "PIL DataLoader, WebDataset, found pil"),
+        (("bench", "loaders", "--device", "cpu"), "expected nothing for loaders, found cpu"),
+        (("bench", "scale", "--compare", train), "expected a file of records"),
+        (("bench", "scale", "--plot", tmp_path), "--plot: expected a file in a folder"),
+        (("score", train, table, "--append", "--on-error", "skip"), "score all metrics in one"),
+        (("train", train, "--test", train, "--out", out, "--loader", "pil"), "'dali'"),
         ((*select, "--keep", 0), "expected 0 < keep ≤ 1, the share that is kept, found 0;"),
         ((*select, "--keep", 1.5), "expected 0 < keep ≤ 1, the share that is kept, found 1.5;"),
         ((*select, "--keep", 0.5, "--prune", 0.5), "expected one of them, found both"),
@@ -343,3 +352,33 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     lines = records.read_text().splitlines()
     assert 1 <= n_before <= len(lines) == 8
     assert sorted(json.loads(line)["trial"]["seed"] for line in lines) == list(range(8))
+
+
+def test_damaged_images_are_named_and_left_out_when_asked_for(tmp_path: Path) -> None:
+    tamis("convert", "digits:test", tmp_path / "x.beton")
+    bundle = open_bundle(tmp_path / "x.beton")
+    data = bytearray((tmp_path / "x.beton").read_bytes())
+    for position in (3, 77):
+        data[int(bundle.extents[position, 0, 0])] ^= 1
+    broken, scores = tmp_path / "broken.beton", tmp_path / "scores.parquet"
+    broken.write_bytes(data)
+    short = ("--recipe", "digits", "--set", "epochs=1")
+    commands = {
+        "score": ("score", broken, scores, "--metrics", "el2n,prototypes", "--encoder", "pixels"),
+        "train": ("train", broken, "--test", tmp_path / "x.beton", "--out", tmp_path / "run"),
+    }
+    for loader in ("memory", "ffcv"):
+        for name, command in commands.items():
+            options = (*short, "--loader", loader, *(("--models", 1) if name == "score" else ()))
+            stopped = tamis(*command, *options, "--overwrite")
+            assert stopped.returncode == 2
+            assert "in example 3 (" in stopped.stderr
+            assert stopped.stderr.count("\n") == 1
+            done = answer(*command, *options, "--on-error", "skip", "--overwrite")
+            assert [one["example_id"] for one in done["skipped"]] == [3, 77]
+            assert done["n_examples"] == bundle.n_examples - 2
+        kept = read_score_table(scores)
+        assert not {3, 77} & set(kept.example_ids.tolist())
+        assert np.isfinite(kept.columns["prototypes"].values).all()
+    shown = tamis(*commands["train"], *short, "--on-error", "skip", "--overwrite")
+    assert "skipped  example 77 (" in shown.stdout

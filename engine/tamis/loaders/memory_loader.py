@@ -30,6 +30,8 @@ from tamis.progress import QUIET, Progress
 __all__ = ["ImageSet", "MemoryLoader", "load_image_set"]
 
 _CHUNK = 1024  # examples between two words of progress
+# Made while their holders work on earlier ones. With few cores, each makes a whole batch.
+_BATCHES_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class MemoryLoader(ScheduledLoader):
         with ThreadPoolExecutor(n_cores(), thread_name_prefix="tamis-augment") as pool:
             for number, positions in enumerate(self._schedule.batches(first), first):
                 begun.append((number, self._begin(positions, epoch, pool)))
-                if len(begun) > 1:  # the next one is made while its holder works on this one
+                if len(begun) > _BATCHES_AHEAD:
                     yield self._finished(*begun.popleft())
             while begun:
                 yield self._finished(*begun.popleft())
@@ -248,9 +250,10 @@ def _shift(data: NDArray[np.int8], side: int, cutout: int, *rows: NDArray[Any]) 
 def _in_parts(
     pool: ThreadPoolExecutor, work: Callable[..., None], *arrays: NDArray[Any]
 ) -> list[Future[None]]:
-    """Call ``work`` with stretches of arrays of one length, one on each core."""
+    """Call ``work`` with stretches of arrays of one length, as many as leave no core idle."""
     n = len(arrays[0])
-    bounds = np.linspace(0, n, min(n_cores(), n) + 1).astype(int).tolist()
+    n_parts = min(n, -(-n_cores() // _BATCHES_AHEAD))
+    bounds = np.linspace(0, n, n_parts + 1).astype(int).tolist()
     return [
         pool.submit(work, *(values[start:end] for values in arrays))
         for start, end in pairwise(bounds)
