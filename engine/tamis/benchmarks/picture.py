@@ -20,6 +20,7 @@ def draw(rows: Sequence[Row], out: Path) -> None:
     inverse is drawn, so that right is better for all.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     shown = [row for row in rows if row.ratio and row.peer]
     figure = Figure(figsize=(11, 1.2 + _INCHES_A_BAR * max(1, len(shown))), layout="constrained")
@@ -36,9 +37,16 @@ def draw(rows: Sequence[Row], out: Path) -> None:
     labels = [f"{row.name}  |  {row.peer}" for row in reversed(shown)]
     axes.set_yticks(range(len(shown)), labels)
     axes.set_xscale("log")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks(FuncFormatter(_tick))
     axes.axvline(1, color="black", linewidth=0.8)
     axes.margins(x=0.12, y=0.01)
     axes.set_xlabel("times the peer; green reaches the goal (black mark), red misses it")
     axes.grid(axis="x", which="both", alpha=0.25)
     with atomic_path(out, overwrite=True) as partial, partial.open("wb") as sink:
         figure.savefig(sink, format="png", dpi=110)
+
+
+def _tick(value: float, position: object) -> str:
+    """1, 2 and 5 of each power of ten; others would overlap."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""

@@ -19,7 +19,7 @@ from tamis.loaders.decoding import Decoder, Failure
 from tamis.loaders.records import RecordReader
 from tamis.loaders.settings import LoaderSettings
 
-__all__ = ["DecodePool", "Decoding"]
+__all__ = ["DecodePool", "Decoding", "Tools"]
 
 # One call of a thread: enough that Python's share is small, little enough that its buffer stays in
 # the cache and that all threads end a batch together.
@@ -59,8 +59,13 @@ class Decoding:
 
 
 @dataclass
-class _Tools:
-    """What one thread at a time works with."""
+class Tools:
+    """What one thread at a time works with.
+
+    Attributes:
+        decoder: Holds the pixels of the largest image so far.
+        buffer: (bytes,) int8, for encoded records.
+    """
 
     decoder: Decoder
     buffer: NDArray[np.int8]
@@ -73,13 +78,18 @@ class DecodePool:
         bundle: An opened bundle.
         settings: Which part of each image is shown, how it is augmented.
         workers: Threads; None takes all cores.
+        tools: What threads of earlier pools have left, and these will leave.
 
     Raises:
         BundleError: The file was replaced since the bundle was opened.
     """
 
     def __init__(
-        self, bundle: Bundle, settings: LoaderSettings, workers: int | None = None
+        self,
+        bundle: Bundle,
+        settings: LoaderSettings,
+        workers: int | None = None,
+        tools: deque[Tools] | None = None,
     ) -> None:
         self._bundle, self._settings = bundle, settings
         rows = bundle.metadata[f"f{bundle.image_field}"]
@@ -89,7 +99,7 @@ class DecodePool:
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="tamis-decode")
         # Asking waits for the disk's queue: a thread of its own, that the others may decode.
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="tamis-ask")
-        self._tools: deque[_Tools] = deque()
+        self._tools: deque[Tools] = deque() if tools is None else tools
 
     def __enter__(self) -> DecodePool:
         return self
@@ -102,8 +112,6 @@ class DecodePool:
     ) -> None:
         for pool in (self._asking, self._pool):
             pool.shutdown(wait=True, cancel_futures=True)
-        for tools in self._tools:
-            tools.decoder.close()
         self._reader.close()
 
     def ask_for(self, positions: NDArray[np.int64]) -> None:
@@ -148,11 +156,11 @@ class DecodePool:
         return altered + [failure for failure in failed if failure.row not in known]
 
     @contextmanager
-    def _borrowed(self) -> Iterator[_Tools]:
+    def _borrowed(self) -> Iterator[Tools]:
         try:
             tools = self._tools.pop()
         except IndexError:
-            tools = _Tools(Decoder(), np.empty(2 * _TASK_BYTES, np.int8))
+            tools = Tools(Decoder(), np.empty(2 * _TASK_BYTES, np.int8))
         try:
             yield tools
         finally:

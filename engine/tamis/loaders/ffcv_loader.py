@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tamis.bundles.bundle import Bundle
 from tamis.loaders.base import StreamingLoader
 from tamis.loaders.batch import Batch
-from tamis.loaders.decode_pool import DecodePool, Decoding
+from tamis.loaders.decode_pool import DecodePool, Decoding, Tools
 from tamis.loaders.device_copy import Buffers, PinnedBuffers
 from tamis.loaders.settings import LoaderSettings
 
@@ -54,6 +54,7 @@ class FFCVLoader(StreamingLoader):
     ) -> None:
         super().__init__(bundle, settings, device, positions=positions)
         self._workers = workers
+        self._tools: deque[Tools] = deque()
         shape = (settings.batch_size, settings.resolution, settings.resolution, 3)
         on_gpu = self.device.type == "cuda"
         # One more than are ahead is with the caller, and another one is being asked for.
@@ -65,7 +66,7 @@ class FFCVLoader(StreamingLoader):
         ask_ahead = _BATCHES_AHEAD + -(-_EXAMPLES_ASKED // self.batch_size)
         n_asked = n_begun = 0
         pending: deque[Decoding] = deque()
-        with DecodePool(self.bundle, self.settings, self._workers) as pool:
+        with DecodePool(self.bundle, self.settings, self._workers, self._tools) as pool:
             try:
                 for i in range(len(batches)):
                     while n_asked < min(len(batches), i + ask_ahead):
