@@ -77,7 +77,8 @@ def test_going_on_from_any_batch(
         if not batches:
             continue
         given_last = data.draw(st.integers(0, len(batches) - 1))
-        schedule.given(given_last)
+        schedule.given(2, given_last)
+        schedule.given(1, 0)  # of an iteration that began before
         fresh.load_state_dict(schedule.state_dict())
         rest = fresh.batches(fresh.begin())
         assert [b.tolist() for b in rest] == [b.tolist() for b in batches[given_last + 1 :]]

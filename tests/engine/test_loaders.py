@@ -122,6 +122,8 @@ def test_a_selection_keeps_its_ids(digits: Bundle, ffcv_folder: Path) -> None:
     assert ids_of(loader) == chosen.tolist()
     with pytest.raises(UsageError, match="selection: expected ids of the decoded examples"):
         open_loader(images, batch_size=3, resolution=8, selection=np.array([10**6]))
+    with pytest.raises(UsageError, match="each id once, found 3 ids, of which 2 differ"):
+        opened(digits, "ffcv", selection=digits.example_ids[[1, 2, 1]])
     with pytest.raises(BundleError, match="expected every selected example id in the bundle"):
         opened(digits, "ffcv", selection=np.array([10**6]))
 
@@ -379,7 +381,9 @@ def test_quasi_random_order(ffcv_folder: Path, backend: str) -> None:
             assert np.array_equal(pixels, pages(example_id)[1])
     assert orders[0] != orders[1]
     with pytest.raises(UsageError, match="order: expected bundle or random, of images in memory"):
-        epoch(opened(bundle, "memory", resolution=100, order="quasi_random"))
+        opened(bundle, "memory", resolution=100, order="quasi_random")
+    auto = opened(bundle, "auto", resolution=100, order="quasi_random")
+    assert isinstance(auto, FFCVLoader)
 
 
 # ---- threads, memory, damage
@@ -549,5 +553,5 @@ def test_odd_augmentations_are_refused() -> None:
 
 
 def test_what_fits_in_memory(digits: Bundle) -> None:
-    assert fits_in_memory(digits, 8, torch.device("cpu"))
-    assert not fits_in_memory(digits, 10**6, torch.device("cpu"))  # 333 images of 3 TB
+    assert fits_in_memory(digits.n_examples, 8, torch.device("cpu"))
+    assert not fits_in_memory(digits.n_examples, 10**6, torch.device("cpu"))  # each of 3 TB

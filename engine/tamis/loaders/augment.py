@@ -124,10 +124,12 @@ def resample(
     by_column = _weights(left, width, images.shape[2], side)
     mirrored = torch.from_numpy(flips).to(images.device)[:, None, None]
     by_column = torch.where(mirrored, by_column.flip(1), by_column)
-    rows = torch.bmm(by_row, images.flatten(2).float())
-    rows = rows.reshape(len(images), side, *images.shape[2:])
-    pixels = torch.einsum("bxw,bywc->byxc", by_column, rows)
-    return (pixels + 0.5).clamp_(0, 255).to(torch.uint8)
+    # A caller who trains in bfloat16 does not want its rounding here.
+    with torch.autocast(images.device.type, enabled=False):
+        rows = torch.bmm(by_row, images.flatten(2).float())
+        rows = rows.reshape(len(images), side, *images.shape[2:])
+        pixels = torch.einsum("bxw,bywc->byxc", by_column, rows)
+    return (pixels + 0.5).clamp_(0, 255).to(torch.uint8).contiguous()
 
 
 def _weights(start: Tensor, extent: Tensor, n_in: int, n_out: int) -> Tensor:

@@ -86,7 +86,8 @@ class ScheduledLoader:
         """Let the next iteration go on from there.
 
         As long as one batch of all shards together stays as large, there may be more or fewer
-        shards than before.
+        shards than before; in train mode not after the last batch but one, whose end depends on
+        their number.
 
         Raises:
             UsageError: The state of a loader with other examples, order or augmentation.
@@ -121,6 +122,11 @@ class StreamingLoader(ScheduledLoader):
         self._skips = SkipList(bundle, settings.on_error)
 
     @property
+    def n_examples(self) -> int:
+        """Examples an epoch, of this shard, without those that were left out so far."""
+        return super().n_examples - len(self.skipped)
+
+    @property
     def skipped(self) -> tuple[Skipped, ...]:
         """What was left out so far, each once."""
         return tuple(self._skips)
@@ -145,7 +151,7 @@ class StreamingLoader(ScheduledLoader):
             closing(self.delivered(decoded)) as batches,
         ):
             for number, batch in batches:
-                self._schedule.given(number)
+                self._schedule.given(epoch, number)
                 yield self._augmented(batch, epoch)
 
     def _augmented(self, batch: Batch, epoch: int) -> Batch:

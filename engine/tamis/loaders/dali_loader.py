@@ -82,17 +82,18 @@ class DALILoader(StreamingLoader):
             while done < len(batches):
                 part = _Checked(self.bundle, batches[done:], self._undecodable, reader)
                 pipelines = self._pipelines(part, epoch)
-                try:
-                    for i in range(len(part.batches)):
-                        good, failures = part.of(i)
+                for i in range(len(part.batches)):
+                    good, failures = part.of(i)
+                    try:
                         images = self._images(good, pipelines)
-                        part.forget(i)
-                        done += 1
-                        batch = self._made(part.batches[i], good, failures, images)
-                        if batch is not None:
-                            yield first + done - 1, batch
-                except RuntimeError as error:  # DALI's, which does not say whose record it was
-                    self._find_undecodable(batches[done], reader, error)
+                    except RuntimeError as error:  # DALI's, which does not say whose record it was
+                        self._find_undecodable(part.batches[i], reader, error)
+                        break
+                    part.forget(i)
+                    batch = self._made(part.batches[i], good, failures, images)
+                    done += 1
+                    if batch is not None:
+                        yield first + done - 1, batch
 
     def _pipelines(self, part: _Checked, epoch: int) -> dict[bool, DaliPipeline]:
         """Of JPEGs and of pixels, as far as the bundle's examples need them."""
@@ -117,7 +118,9 @@ class DALILoader(StreamingLoader):
     def _inputs(self, part: _Checked, is_raw: bool, epoch: int) -> Iterator[Inputs]:
         """What one pipeline is given, batch by batch; it asks some batches ahead."""
         augmentation = self.settings.augmentation
-        for i in range(len(part.batches)):
+        for i, batch in enumerate(part.batches):
+            if not (self._raw[batch] == is_raw).any():
+                continue  # without looking at what the other pipeline has not asked for
             good, _ = part.of(i)
             positions = good[self._raw[good] == is_raw]
             if not len(positions):
@@ -171,12 +174,14 @@ class DALILoader(StreamingLoader):
         records, _ = reader.read(positions, np.empty(0, np.int8))
         whole = np.stack([0 * records.heights, 0 * records.widths, records.heights, records.widths])
         decoder = Decoder()
-        failures = decoder.decode(
-            replace(records, proven=False),
-            np.ascontiguousarray(whole.T),
-            np.zeros(len(positions), np.bool_),
-            np.empty((len(positions), side, side, 3), np.uint8),
-        )
+        failures: list[Failure] = []
+        for proven in sorted({records.proven, False}, reverse=True):
+            failures = failures or decoder.decode(
+                replace(records, proven=proven),
+                np.ascontiguousarray(whole.T),
+                np.zeros(len(positions), np.bool_),
+                np.empty((len(positions), side, side, 3), np.uint8),
+            )
         decoder.close()
         found = {int(positions[failure.row]): failure.reason for failure in failures}
         if not found.keys() - self._undecodable.keys():

@@ -56,7 +56,9 @@ class DaliPipeline:
             ) from error
         self._device = device
         on_gpu = device.type == "cuda"
-        index = (device.index or torch.cuda.current_device()) if on_gpu else None
+        index = device.index
+        if on_gpu and index is None:
+            index = torch.cuda.current_device()
         self._pipeline = Pipeline(
             batch_size=batch_size, num_threads=threads, device_id=index, prefetch_queue_depth=2
         )
@@ -94,7 +96,9 @@ class DaliPipeline:
         Raises:
             RuntimeError: DALI could not decode one of them; the pipeline is of no more use.
         """
-        (images,) = self._pipeline.run()
         if self._device.type == "cuda":
+            # Bound to the stream that copies them: DALI uses the memory again only after that.
+            (images,) = self._pipeline.run(torch.cuda.current_stream(self._device))
             return from_dlpack(images.as_tensor()).clone()
+        (images,) = self._pipeline.run()
         return torch.from_numpy(np.array(images.as_array(), np.uint8))

@@ -72,11 +72,12 @@ def load_image_set(
     positions: NDArray[np.int64] | None = None,
     center_ratio: float = 1.0,
     on_error: OnError = "fail",
+    workers: int | None = None,
     progress: Progress = QUIET,
 ) -> ImageSet:
     """Decode a bundle: a centred square of each image, resized to ``resolution``.
 
-    On all cores, in the order of the file; 3·resolution² bytes an example.
+    In the order of the file; 3·resolution² bytes an example.
 
     Args:
         bundle: An opened bundle.
@@ -85,6 +86,7 @@ def load_image_set(
         positions: (k,) int64, the examples of the bundle that are decoded; None for all.
         center_ratio: Side of the square by the image's shorter side.
         on_error: ``skip`` leaves damaged examples out.
+        workers: Threads; None takes all cores.
         progress: Told of decoding.
 
     Raises:
@@ -100,7 +102,7 @@ def load_image_set(
     settings = LoaderSettings(_CHUNK, resolution, center_ratio=center_ratio)
     with (
         progress.task(f"decode {bundle.path.name}", n) as advance,
-        DecodePool(bundle, settings) as pool,
+        DecodePool(bundle, settings, workers) as pool,
     ):
         pool.ask_for(positions[:_CHUNK])
         for start in range(0, n, _CHUNK):
@@ -133,6 +135,7 @@ class MemoryLoader(ScheduledLoader):
         image_set: The examples.
         settings: Which batches.
         positions: (k,) int64, the examples of the set that are shown; None for all.
+        workers: Threads that augment, of a set on a CPU; None takes all cores.
     """
 
     def __init__(
@@ -141,8 +144,10 @@ class MemoryLoader(ScheduledLoader):
         settings: LoaderSettings,
         *,
         positions: NDArray[np.int64] | None = None,
+        workers: int | None = None,
     ) -> None:
         super().__init__(Schedule(image_set.example_ids, settings, positions))
+        self._workers = workers or n_cores()
         self.image_set = image_set
         augmentation, side = settings.augmentation, image_set.images.shape[1]
         crop = augmentation.crop if augmentation else None
@@ -157,18 +162,20 @@ class MemoryLoader(ScheduledLoader):
     def __iter__(self) -> Generator[Batch]:
         epoch, first = self._schedule.epoch, self._schedule.begin()
         begun: deque[tuple[int, Callable[[], Batch]]] = deque()
+        # A GPU is told of its work at once, on the stream that is current then.
+        ahead = _BATCHES_AHEAD if self.image_set.images.device.type == "cpu" else 0
         # Starts threads when it is given work: not for a set on a GPU.
-        with ThreadPoolExecutor(n_cores(), thread_name_prefix="tamis-augment") as pool:
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="tamis-augment") as pool:
             for number, positions in enumerate(self._schedule.batches(first), first):
                 begun.append((number, self._begin(positions, epoch, pool)))
-                if len(begun) > _BATCHES_AHEAD:
-                    yield self._finished(*begun.popleft())
+                if len(begun) > ahead:
+                    yield self._finished(epoch, *begun.popleft())
             while begun:
-                yield self._finished(*begun.popleft())
+                yield self._finished(epoch, *begun.popleft())
 
-    def _finished(self, number: int, finish: Callable[[], Batch]) -> Batch:
+    def _finished(self, epoch: int, number: int, finish: Callable[[], Batch]) -> Batch:
         batch = finish()
-        self._schedule.given(number)
+        self._schedule.given(epoch, number)
         return batch
 
     def _begin(
@@ -219,14 +226,14 @@ class MemoryLoader(ScheduledLoader):
         out = np.empty((len(ids), side, side, 3), np.uint8)
         if self._resampled:
             rows = positions, self._boxes(ids, epoch), flips, out
-            tasks = _in_parts(pool, partial(_resize, data, side_in), *rows)
+            tasks = _in_parts(pool, self._workers, partial(_resize, data, side_in), *rows)
             after = augmentation or Augmentation()
         else:
             assert augmentation is not None
             moves = draw_shifts(ids, augmentation, epoch, side)
             corners = draw_cutouts(ids, augmentation, epoch, side)
             work = partial(_shift, data, side, augmentation.cutout)
-            tasks = _in_parts(pool, work, positions, flips, *moves, *corners, out)
+            tasks = _in_parts(pool, self._workers, work, positions, flips, *moves, *corners, out)
             after = Augmentation()
 
         def finish() -> Tensor:
@@ -248,11 +255,11 @@ def _shift(data: NDArray[np.int8], side: int, cutout: int, *rows: NDArray[Any]) 
 
 
 def _in_parts(
-    pool: ThreadPoolExecutor, work: Callable[..., None], *arrays: NDArray[Any]
+    pool: ThreadPoolExecutor, workers: int, work: Callable[..., None], *arrays: NDArray[Any]
 ) -> list[Future[None]]:
     """Call ``work`` with stretches of arrays of one length, as many as leave no core idle."""
     n = len(arrays[0])
-    n_parts = min(n, -(-n_cores() // _BATCHES_AHEAD))
+    n_parts = min(n, -(-workers // _BATCHES_AHEAD))
     bounds = np.linspace(0, n, n_parts + 1).astype(int).tolist()
     return [
         pool.submit(work, *(values[start:end] for values in arrays))

@@ -18,27 +18,30 @@ from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
 from tamis.loaders.settings import Augmentation, LoaderSettings, OnError, Order
 from tamis.progress import QUIET, Progress
 
-__all__ = ["BACKENDS", "choose_backend", "fits_in_memory", "open_loader"]
+__all__ = ["BACKENDS", "choose_backend", "choose_streaming", "fits_in_memory", "open_loader"]
 
 BACKENDS = ("auto", "ffcv", "dali", "memory")
 
 
-def fits_in_memory(bundle: Bundle, resolution: int, device: torch.device) -> bool:
-    """Whether the decoded set takes less than a third of the device's free memory."""
-    needed = bundle.n_examples * resolution * resolution * 3
+def fits_in_memory(n_examples: int, resolution: int, device: torch.device) -> bool:
+    """Whether decoded images take less than a third of the free memory, of host and device."""
+    import psutil
+
+    free: int = psutil.virtual_memory().available
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        import psutil
-
-        free = psutil.virtual_memory().available
-    return needed < free / 3
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    return n_examples * resolution * resolution * 3 < free / 3
 
 
-def choose_backend(bundle: Bundle, resolution: int, device: torch.device) -> str:
-    """What ``auto`` is: memory where the decoded set fits, else DALI on a GPU, else ffcv."""
-    if fits_in_memory(bundle, resolution, device):
+def choose_backend(n_examples: int, resolution: int, device: torch.device) -> str:
+    """What ``auto`` is: memory where the decoded set fits, else what streams."""
+    if fits_in_memory(n_examples, resolution, device):
         return "memory"
+    return choose_streaming(device)
+
+
+def choose_streaming(device: torch.device) -> str:
+    """DALI for a GPU, where it is installed, else ffcv."""
     return "dali" if device.type == "cuda" and _has_dali() else "ffcv"
 
 
@@ -83,7 +86,7 @@ def open_loader(
         selection: (k,) int64 example ids, all others are left out; None for all.
         on_error: ``fail``, or ``skip`` damaged examples.
         device: Where batches go.
-        workers: Threads that decode; None takes all cores.
+        workers: Threads that decode and augment; None takes all cores.
         progress: Told of decoding into memory.
 
     Raises:
@@ -100,9 +103,12 @@ def open_loader(
         )
     chosen = None if selection is None else _positions(source, selection)
     if isinstance(source, ImageSet):
-        return MemoryLoader(source, settings, positions=chosen)
+        return MemoryLoader(source, settings, positions=chosen, workers=workers)
+    if backend == "auto" and settings.traversal == "quasi_random":
+        backend = choose_streaming(device)
     if backend == "auto":
-        backend = choose_backend(source, resolution, device)
+        n_examples = source.n_examples if chosen is None else len(chosen)
+        backend = choose_backend(n_examples, resolution, device)
     if backend == "ffcv":
         return FFCVLoader(source, settings, device, positions=chosen, workers=workers)
     if backend == "dali":
@@ -116,12 +122,21 @@ def open_loader(
         positions=chosen,
         center_ratio=center_ratio,
         on_error=on_error,
+        workers=workers,
         progress=progress,
     )
-    return MemoryLoader(image_set, replace(settings, center_ratio=1.0))
+    return MemoryLoader(image_set, replace(settings, center_ratio=1.0), workers=workers)
 
 
 def _positions(source: Bundle | ImageSet, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    n_distinct = len(np.unique(ids))
+    if n_distinct < len(ids):
+        raise UsageError(
+            "selection",
+            expected="each id once",
+            found=f"{len(ids)} ids, of which {n_distinct} differ",
+            do="leave the repeated ones out",
+        )
     if isinstance(source, Bundle):
         return source.positions(ids)
     known = {int(example_id): i for i, example_id in enumerate(source.example_ids)}

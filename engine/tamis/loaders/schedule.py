@@ -44,6 +44,13 @@ class Schedule:
         self._positions = np.arange(len(example_ids)) if positions is None else positions
         self._ids = example_ids[self._positions]
         self._pages = None if pages is None else pages[self._positions]
+        if settings.traversal == "quasi_random" and pages is None:
+            raise UsageError(
+                "order",
+                expected="bundle or random, of images in memory",
+                found="quasi_random",
+                do="use random: memory has no slow pages",
+            )
         self.epoch = 0
         self._bounds = self._global_bounds()
         self._next = (
@@ -96,9 +103,12 @@ class Schedule:
         self._resuming = False
         return self._next
 
-    def given(self, number: int) -> None:
-        """Note that a batch is handed out."""
-        self._next = number + 1
+    def given(self, epoch: int, number: int) -> None:
+        """Note that a batch is handed out, if its epoch is still the chosen one."""
+        if epoch == self.epoch:
+            # The last batch of all shards may have had nothing for this one.
+            last = number + 1 == len(self)
+            self._next = len(self._bounds) - 1 if last else number + 1
 
     def batches(self, first: int) -> list[NDArray[np.int64]]:
         """Positions in the bundle of the batches of the current epoch, from a number on."""
@@ -112,13 +122,7 @@ class Schedule:
             return np.arange(len(ids))
         if settings.traversal == "random":
             return shuffled_order(ids, settings.seed, self.epoch)
-        if self._pages is None:
-            raise UsageError(
-                "order",
-                expected="bundle or random, of images in memory",
-                found="quasi_random",
-                do="use random: memory has no slow pages",
-            )
+        assert self._pages is not None
         page_keys = example_hash(self._pages, settings.seed, "page order", self.epoch)
         _, ranks = np.unique(page_keys, return_inverse=True)
         keys = example_hash(ids, settings.seed, "order", self.epoch)
@@ -138,7 +142,8 @@ class Schedule:
 
     def _comparable(self) -> dict[str, Any]:
         """What has to stay for the rest of an epoch to be the rest of the same one."""
-        apart = replace(self.settings, batch_size=1, shard=(0, 1), on_error="fail")
+        order = self.settings.traversal
+        apart = replace(self.settings, order=order, batch_size=1, shard=(0, 1), on_error="fail")
         settings = asdict(apart)
         for name in ("batch_size", "shard", "on_error"):
             del settings[name]
@@ -161,7 +166,7 @@ class Schedule:
                 "loader state",
                 expected="a number of seen examples at the end of a batch",
                 found=str(n_seen),
-                do="use a state that state_dict() gave",
+                do="use a state that state_dict() gave, of as many shards",
             )
         self.epoch, self._next = int(state["epoch"]), self._bounds.index(n_seen)
         self._resuming = True

@@ -61,7 +61,13 @@ def _extension() -> Path:
 
 
 class Decompressor:
-    """One of libturbojpeg's decompressors; for one thread at a time."""
+    """One of libturbojpeg's decompressors; for one thread at a time.
+
+    Attributes:
+        handle: Its address; 0 once it is closed.
+    """
+
+    handle = 0
 
     def __init__(self) -> None:
         self._library = load_turbojpeg()

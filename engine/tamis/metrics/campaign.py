@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
-from tamis.errors import ScoreTableError, UsageError, first_line
+from tamis.errors import BundleError, ScoreTableError, UsageError, first_line
 from tamis.hashing import example_uniform
 from tamis.inference import embed, embed_pixels
 from tamis.loaders.batch import Loader, Skipped
@@ -125,6 +125,9 @@ def score(
     """
     campaign = _Campaign(bundle, settings, device, progress)
     campaign.check(metrics)
+    if settings.on_error == "skip":
+        campaign.leave_out_damaged()
+        campaign.check(metrics)  # what holds of all examples may not hold of fewer
     needed = {metric.needs for metric in metrics}
     seconds: dict[str, float] = {}
     values: dict[str, NDArray[np.float32]] = {}
@@ -191,14 +194,16 @@ class _Campaign:
         # Decided once: every network and encoder of a campaign sees the same loader.
         self._backend = settings.loader
         if self._backend == "auto":
-            self._backend = choose_backend(bundle, settings.recipe.resolution, device)
+            self._backend = choose_backend(bundle.n_examples, settings.recipe.resolution, device)
         self.skipped: tuple[Skipped, ...] = ()
         self.positions = np.arange(bundle.n_examples)  # of the examples that are scored
-        if settings.on_error == "skip":
-            self._leave_out_damaged()
 
-    def _leave_out_damaged(self) -> None:
-        """Read every record once, so that all networks see, and all scores cover, the same."""
+    def leave_out_damaged(self) -> None:
+        """Read every record once, so that all networks see, and all scores cover, the same.
+
+        Raises:
+            BundleError: Nothing is left.
+        """
         loader = self._loader(EVALUATION_BATCH, on_error="skip")
         with self.progress.task("look for damage", loader.n_examples) as advance:
             for batch in loader if self._backend != "memory" else ():
@@ -206,6 +211,13 @@ class _Campaign:
         self.skipped = loader.skipped
         damaged = [skipped.example_id for skipped in self.skipped]
         self.positions = np.flatnonzero(~np.isin(self.bundle.example_ids, damaged))
+        if not len(self.positions):
+            raise BundleError(
+                self.bundle.path,
+                expected="at least one example that is not damaged",
+                found="none",
+                do=f"run: tamis verify --deep {self.bundle.path}",
+            )
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -253,8 +265,8 @@ class _Campaign:
             if kind == "npy":
                 _read_embeddings(Path(argument), bundle)
             if settings.k is not None:
-                check_k(settings.k, bundle.n_examples)
-        sizes = np.bincount(bundle.labels)
+                check_k(settings.k, len(self.positions))
+        sizes = np.bincount(bundle.labels[self.positions])
         if any(metric.name == "prototypes" for metric in metrics) and sizes.max() < 2:
             raise UsageError(
                 "--metrics prototypes",

@@ -129,13 +129,15 @@ def _execute(
 class _Runner:
     """Decodes both sets once and runs trials on parts of the training set."""
 
-    def __init__(self, sweep: Sweep, device: str) -> None:
-        self.sweep, self.device = sweep, resolve_device(device)
+    def __init__(self, sweep: Sweep, device: str, threads: int | None = None) -> None:
+        self.sweep, self.device, self.threads = sweep, resolve_device(device), threads
         side = sweep.recipe.resolution
-        self.train_set = load_image_set(sweep.train, side, self.device)
-        self.test_loader = MemoryLoader(
-            load_image_set(sweep.test, side, self.device), LoaderSettings(EVALUATION_BATCH, side)
+        self.train_set, test_set = (
+            load_image_set(bundle, side, self.device, workers=threads)
+            for bundle in (sweep.train, sweep.test)
         )
+        settings = LoaderSettings(EVALUATION_BATCH, side)
+        self.test_loader = MemoryLoader(test_set, settings, workers=threads)
 
     def run(self, trial: Trial) -> TrialRecord | str:
         try:
@@ -148,7 +150,7 @@ class _Runner:
         positions, per_class = self._subset(trial)
         settings = loader_settings(sweep.recipe, trial.seed)
         _, record = run_training(
-            MemoryLoader(self.train_set, settings, positions=positions),
+            MemoryLoader(self.train_set, settings, positions=positions, workers=self.threads),
             self.test_loader,
             sweep.recipe,
             n_classes=max(sweep.train.n_classes, sweep.test.n_classes),
@@ -186,7 +188,7 @@ def _start_worker(spec: SweepSpec, device: str, threads: int) -> None:
     _threads = threads
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _runner = _Runner(Sweep(spec), device)
+        _runner = _Runner(Sweep(spec), device, threads)
     except TamisError as error:
         _runner = (
             error  # raised by the first trial: a failing initializer would only break the pool

@@ -142,7 +142,12 @@ def train(
     optimizer = _optimizer(model, recipe)
     start, seen, losses = time.perf_counter(), 0, _EpochLosses()
     with progress.task(label, steps) as advance:
-        for step, epoch, last, batch in _schedule(loader, steps):
+        for step, epoch, batch in _schedule(loader, steps):
+            if batch is None:
+                losses.close(recipe, epoch)
+                if observer is not None:
+                    observer.on_epoch_end(epoch, model)
+                continue
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _triangle((step + 0.5) / steps, recipe.warmup)
             with autocast(device):
@@ -156,10 +161,6 @@ def train(
             losses.add(loss.detach(), len(labels))
             if observer is not None:
                 observer.on_batch(epoch, batch.example_ids, labels, logits.detach().float())
-            if last:
-                losses.close(recipe, epoch)
-                if observer is not None:
-                    observer.on_epoch_end(epoch, model)
             advance()
     seconds = time.perf_counter() - start
     return Trained(model.eval(), steps, seen, seconds, tuple(losses.means))
@@ -193,17 +194,28 @@ def _triangle(progress: float, warmup: float) -> float:
     return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
 
 
-def _schedule(loader: Loader, steps: int) -> Iterator[tuple[int, int, bool, Batch]]:
-    """Step, epoch, whether it is the epoch's last step, batch; epoch after epoch."""
+def _schedule(loader: Loader, steps: int) -> Iterator[tuple[int, int, Batch | None]]:
+    """Step, epoch, batch, epoch after epoch; after the last batch of each, None.
+
+    A loader that skips damaged examples may give fewer batches than it has.
+    """
     step = epoch = 0
     while step < steps:
         loader.set_epoch(epoch)
-        for number, batch in enumerate(loader):
-            last = number == len(loader) - 1 or step == steps - 1
-            yield step, epoch, last, batch
+        before = step
+        for batch in loader:
+            yield step, epoch, batch
             step += 1
             if step == steps:
-                return
+                break
+        if step == before:
+            raise WorkFailedError(
+                "training",
+                expected="at least one example that is not damaged",
+                found="none",
+                do="run: tamis verify --deep on the bundle",
+            )
+        yield step, epoch, None
         epoch += 1
 
 

@@ -177,7 +177,7 @@ def run_training(
         steps=trained.steps,
         examples_seen=trained.examples_seen,
         images_per_second=trained.examples_seen / trained.seconds,
-        n_examples=n_examples,
+        n_examples=train_loader.n_examples,  # without those that were skipped
         full_examples=full_examples,
         budget=budget,
         seed=seed,

@@ -118,5 +118,5 @@ def _refuse_cached(path: Path, name: str) -> None:
             path,
             expected=f"none of it in memory before {name} reads it",
             found=f"{share:.0%}",
-            do="run without the cold part: --cold-bytes 0",
+            do="run without the cold part: --cold-gigabytes 0",
         )

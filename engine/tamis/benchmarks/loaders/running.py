@@ -34,7 +34,7 @@ __all__ = ["Figures", "LoaderBench", "LoaderReport", "bench_loaders"]
 _PICTURES = 300
 _SMALL_SIDE = 64
 _MOST_LARGE, _MOST_SMALL = 2000, 50_000  # images of a bundle that are used
-_SHARDS = 8  # several for each worker
+_SHARDS = 4 * n_cores()  # several for each worker
 _EPOCHS = 20  # of the row about memory
 _OURS = ("ffcv", "dali", "memory")
 
@@ -147,9 +147,9 @@ def bench_loaders(
             ours = "memory" if small else "ffcv"
             if ours in names:
                 report.rows.append(_growth(ours, replace(task, mode=modes[-1]), advance))
-        if size.cold_bytes:
+        if size.cold_bytes and {"ffcv", "plain FFCV"} <= set(names):
             report.rows.extend(cold_rows(images, work, size.cold_bytes, size.repetitions, progress))
-        if not small:
+        if not small and "ffcv" in names:
             report.rows.extend(scoring_rows(images, size.side, progress))
     return report
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tamis.benchmarks.measuring import Row
 from tamis.bundles.bundle import Bundle
 from tamis.devices import autocast, resolve_device
-from tamis.loaders.opening import open_loader
+from tamis.loaders.opening import choose_streaming, open_loader
 from tamis.models.resnet import resnet18
 from tamis.progress import Progress
 from tamis_kernels import new_statistics, score_and_update
@@ -34,7 +34,7 @@ def scoring_rows(images: Bundle, side: int, progress: Progress) -> Iterator[Row]
     ids = images.example_ids[: _BATCH * _MOST_BATCHES]
     loader = open_loader(
         images,
-        backend="dali" if device.type == "cuda" else "ffcv",
+        backend=choose_streaming(device),
         batch_size=_BATCH,
         resolution=side,
         device=device,

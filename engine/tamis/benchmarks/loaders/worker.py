@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
 
@@ -50,14 +51,20 @@ class LoaderProcess:
     def __init__(self, name: str, task: Task) -> None:
         command = [sys.executable, "-m", __name__, name, json.dumps(asdict(task))]
         self._name = name
+        # A pipe that nobody reads would fill up.
+        self._says = TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._says,
             text=True,
         )
-        self.first = self._answer()
+        try:
+            self.first = self._answer()
+        except BaseException:
+            self._end()
+            raise
 
     def __enter__(self) -> LoaderProcess:
         return self
@@ -68,8 +75,12 @@ class LoaderProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.communicate()
+        self._says.close()
 
     def turn(self) -> Turn:
         """Go through an epoch.
@@ -89,7 +100,9 @@ class LoaderProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            _, says = self._process.communicate()
+            self._process.wait()
+            self._says.seek(0)
+            says = self._says.read().decode("utf-8", "replace")
             raise WorkFailedError(
                 self._name,
                 expected="a loader that goes through an epoch",
@@ -130,7 +143,7 @@ def _main(name: str, task: str) -> None:
     epoch = open_contender(name, Task(**json.loads(task)))
     number = 0
     while True:
-        start, before = time.perf_counter(), _cpu_seconds()
+        before, start = _cpu_seconds(), time.perf_counter()
         batches = epoch(number)
         n_images = next(batches)
         first = time.perf_counter() - start if number else time.time() - born
