@@ -27,7 +27,6 @@ __all__ = [
     "decode_jpeg",
     "encode_jpeg",
     "encode_png",
-    "fit_square",
     "resize_to_side",
 ]
 
@@ -186,20 +185,6 @@ def resize_to_side(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]
         return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def fit_square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The largest centred square, resized to (side, side, 3); by area when it shrinks."""
-    import cv2
-
-    height, width = image.shape[:2]
-    edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    square = image[top : top + edge, left : left + edge]
-    if edge == side:
-        return np.ascontiguousarray(square)
-    how = cv2.INTER_AREA if edge > side else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(square, (side, side), interpolation=how), np.uint8)
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:

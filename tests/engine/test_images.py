@@ -20,7 +20,6 @@ from tamis.images import (
     decode_jpeg,
     encode_jpeg,
     encode_png,
-    fit_square,
     resize_to_side,
 )
 from tamis.jpeg_header import JpegInfo, plain_jpegs, scan_jpeg
@@ -475,17 +474,6 @@ def test_resize_is_by_area() -> None:
     image = picture(120, 80, 4)
     means = image.reshape(20, 4, 30, 4, 3).mean(axis=(1, 3))
     assert np.abs(resize_to_side(image, 30) - means).max() <= 0.51
-
-
-def test_fit_square_is_the_centre() -> None:
-    wide, tall = picture(50, 30, 1), picture(31, 50, 2)
-    assert np.array_equal(fit_square(wide, 30), wide[:, 10:40])
-    assert np.array_equal(fit_square(tall, 31), tall[9:40])
-    means = wide[:, 10:40].reshape(10, 3, 10, 3, 3).mean(axis=(1, 3))
-    assert np.abs(fit_square(wide, 10) - means).max() <= 0.51
-    enlarged = fit_square(wide, 60)
-    assert enlarged.shape == (60, 60, 3)
-    assert abs(enlarged.mean() - wide[:, 10:40].mean()) < 1
 
 
 def test_png_keeps_every_pixel_and_jpeg_nearly() -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, UsageError, WorkFailedError
+from tamis.hashing import shuffled_order
 from tamis.loaders.memory_loader import ImageSet, load_image_set
 from tamis.models.small_resnet import SmallResNet
 from tamis.sources.opening import open_source
@@ -269,3 +271,36 @@ def test_the_encoder_never_sees_a_label(image_set: ImageSet) -> None:
         return weights(train_encoder(loader, SHORT, SelfsupSettings(epochs=1), seed=0, device=CPU))
 
     assert np.array_equal(encoder(iter(part.labels.tolist())), encoder(iter([0] * 256)))
+
+
+@pytest.mark.parametrize("loader", ["ffcv", "memory"])
+def test_epochs_end_where_their_last_batch_is_damaged(
+    digits_bundle: Path, testing: Bundle, tmp_path: Path, loader: str
+) -> None:
+    # In the bundle's order the last batch of 65 examples in batches of 64 holds one example.
+    whole = open_bundle(digits_bundle)
+    cut(whole, tmp_path / "x.beton", whole.example_ids[:65])
+    data = bytearray((tmp_path / "x.beton").read_bytes())
+    bundle = open_bundle(tmp_path / "x.beton")
+    for position in range(65):
+        order = shuffled_order(bundle.example_ids, 0, 0)
+        if position == order[-1]:
+            data[int(bundle.extents[position, 0, 0])] ^= 1
+    (tmp_path / "one.beton").write_bytes(data)
+    for position in range(65):
+        if position != order[-1]:
+            data[int(bundle.extents[position, 0, 0])] ^= 1
+    (tmp_path / "all.beton").write_bytes(data)
+    recipe = replace(SHORT, epochs=2)
+    options: dict[str, Any] = {
+        "loader": loader,
+        "on_error": "skip",
+        "budget": "epochs",
+        "device": CPU,
+    }
+    _, record = train_on_bundle(open_bundle(tmp_path / "one.beton"), testing, recipe, **options)
+    assert len(record.epoch_losses) >= 2
+    assert record.n_examples == 64
+    assert [one.example_id for one in record.skipped] == [int(bundle.example_ids[order[-1]])]
+    with pytest.raises((WorkFailedError, UsageError), match="at least one"):
+        train_on_bundle(open_bundle(tmp_path / "all.beton"), testing, recipe, **options)
