@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Literal
 
@@ -78,7 +79,7 @@ class DALILoader(StreamingLoader):
         """See :class:`StreamingLoader`."""
         batches = self._schedule.batches(first)
         done = 0
-        with RecordReader(self.bundle) as reader:
+        with closing(RecordReader(self.bundle)) as reader:
             while done < len(batches):
                 part = _Checked(self.bundle, batches[done:], self._undecodable, reader)
                 pipelines = self._pipelines(part, epoch)

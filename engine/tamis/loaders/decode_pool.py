@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +71,7 @@ class Tools:
 
 
 class DecodePool:
-    """Threads that read and decode examples; a context that ends them.
+    """Threads that read and decode examples, until it is closed.
 
     Args:
         bundle: An opened bundle.
@@ -101,15 +100,8 @@ class DecodePool:
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="tamis-ask")
         self._tools: deque[Tools] = deque() if tools is None else tools
 
-    def __enter__(self) -> DecodePool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the threads, after what they have begun."""
         for pool in (self._asking, self._pool):
             pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -66,7 +67,8 @@ class FFCVLoader(StreamingLoader):
         ask_ahead = _BATCHES_AHEAD + -(-_EXAMPLES_ASKED // self.batch_size)
         n_asked = n_begun = 0
         pending: deque[Decoding] = deque()
-        with DecodePool(self.bundle, self.settings, self._workers, self._tools) as pool:
+        workers, tools = self._workers, self._tools
+        with closing(DecodePool(self.bundle, self.settings, workers, tools)) as pool:
             try:
                 for i in range(len(batches)):
                     while n_asked < min(len(batches), i + ask_ahead):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -102,7 +103,7 @@ def load_image_set(
     settings = LoaderSettings(_CHUNK, resolution, center_ratio=center_ratio)
     with (
         progress.task(f"decode {bundle.path.name}", n) as advance,
-        DecodePool(bundle, settings, workers) as pool,
+        closing(DecodePool(bundle, settings, workers)) as pool,
     ):
         pool.ask_for(positions[:_CHUNK])
         for start in range(0, n, _CHUNK):

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def copying() -> Ceiling:
 
 def decoding(bundle: Bundle) -> Ceiling:
     """libjpeg-turbo in a loop over all JPEGs, on all cores, without cropping and resizing."""
-    with RecordReader(bundle) as reader, ThreadPoolExecutor(n_cores()) as pool:
+    with closing(RecordReader(bundle)) as reader, ThreadPoolExecutor(n_cores()) as pool:
         parts = []
         for positions in np.array_split(np.arange(bundle.n_examples), n_cores()):
             records, _ = reader.read(positions, np.empty(0, np.int8))

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ def _medians(task: Task, path: Path, repetitions: int, progress: Progress) -> di
     ):
         processes = {}
         for name in _PEERS:
-            processes[name] = stack.enter_context(LoaderProcess(name, task))
+            processes[name] = stack.enter_context(closing(LoaderProcess(name, task)))
             advance()
         for _ in range(repetitions):
             for name, process in processes.items():

@@ -6,7 +6,7 @@ import statistics
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -202,7 +202,7 @@ def _take_turns(
     with ExitStack() as stack:
         processes = {}
         for name in names:
-            processes[name] = stack.enter_context(LoaderProcess(name, task))
+            processes[name] = stack.enter_context(closing(LoaderProcess(name, task)))
             turns[name] = [processes[name].first]
             advance()
         for _ in range(repetitions):
@@ -265,7 +265,7 @@ def _rows(mode: str, turns: dict[str, list[Turn]], side: int, top: Ceiling | Non
 
 
 def _growth(name: str, task: Task, advance: Advance) -> Row:
-    with LoaderProcess(name, task) as process:
+    with closing(LoaderProcess(name, task)) as process:
         held = []
         for _ in range(_EPOCHS - 1):
             held.append(process.turn().memory / 1e6)

@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryFile
-from types import TracebackType
 from typing import Any
 
 from tamis.benchmarks.loaders.contenders import Task, open_contender
@@ -42,7 +41,7 @@ class Turn:
 
 
 class LoaderProcess:
-    """A contender that waits for its turns; a context that ends it.
+    """A contender that waits for its turns, until it is closed.
 
     Attributes:
         first: The first epoch, which is over when this is made.
@@ -63,21 +62,11 @@ class LoaderProcess:
         try:
             self.first = self._answer()
         except BaseException:
-            self._end()
+            self.close()
             raise
 
-    def __enter__(self) -> LoaderProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End the process."""
         self._process.kill()
         self._process.communicate()
         self._says.close()
