@@ -18,7 +18,9 @@ from tamis.bundles.shard import shard
 from tamis.bundles.verify import verify
 from tamis.errors import BundleError, ScoreTableError, UsageError
 from tamis.score_table import unscored_table
-from tamis.selection import SelectionSettings, read_selected_ids, select, write_selection
+from tamis.selection.files import read_selected_ids, write_selection
+from tamis.selection.selecting import select
+from tamis.selection.settings import SelectionSettings
 from tamis.sources.opening import open_source
 
 

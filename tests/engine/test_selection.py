@@ -14,13 +14,10 @@ from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.errors import ScoreTableError, UsageError
 from tamis.score_table import ScoreColumn, ScoreTable, unscored_table
-from tamis.selection import (
-    SelectionSettings,
-    class_quotas,
-    read_selected_ids,
-    select,
-    write_selection,
-)
+from tamis.selection.files import read_selected_ids, write_selection
+from tamis.selection.quotas import class_quotas
+from tamis.selection.selecting import select
+from tamis.selection.settings import SelectionSettings
 
 
 def table(scores: list[float], labels: list[int], first_id: int = 100) -> ScoreTable:

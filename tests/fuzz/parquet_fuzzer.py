@@ -24,7 +24,9 @@ from tamis.bundles.convert import convert
 from tamis.bundles.opening import open_bundle
 from tamis.errors import TamisError
 from tamis.score_table import read_score_table, unscored_table, write_score_table
-from tamis.selection import SelectionSettings, read_selected_ids, select, write_selection
+from tamis.selection.files import read_selected_ids, write_selection
+from tamis.selection.selecting import select
+from tamis.selection.settings import SelectionSettings
 from tamis.sources.opening import open_source
 from tamis.sources.parquet import open_parquet
 

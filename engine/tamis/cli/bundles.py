@@ -12,14 +12,19 @@ from tamis.cli.options import (
     BundleArgument,
     ClassBalance,
     Count,
+    Embeddings,
+    Gamma,
+    HardestCut,
     Json,
     Keep,
     MaxPixels,
     Metric,
+    Neighbours,
     Overwrite,
     Prune,
     Seed,
     Side,
+    Strata,
     Workers,
 )
 from tamis.cli.output import pairs, print_json, print_table, show_progress
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from tamis.bundles.merge import MergeReport
     from tamis.bundles.shard import ShardReport
     from tamis.manifest import Manifest
-    from tamis.selection import SelectionSettings
+    from tamis.selection.settings import SelectionSettings
 
 __all__ = ["cut", "inspect", "merge", "shard", "verify"]
 
@@ -194,6 +199,11 @@ def cut(
     count: Count = None,
     side: Side = None,
     class_balance: ClassBalance = None,
+    hardest_cut: HardestCut = None,
+    strata: Strata = None,
+    embeddings: Embeddings = None,
+    neighbours: Neighbours = None,
+    gamma: Gamma = None,
     seed: Seed = 0,
     order: _Order = "parent",
     virtual: Annotated[
@@ -212,7 +222,7 @@ def cut(
     from tamis.bundles.opening import open_bundle
     from tamis.cli.scores import selection_settings
     from tamis.errors import UsageError
-    from tamis.selection import read_selected_ids
+    from tamis.selection.files import read_selected_ids
 
     refuse_existing(out, overwrite)
     parent = open_bundle(bundle)
@@ -226,6 +236,11 @@ def cut(
             "--count": count,
             "--side": side,
             "--class-balance": class_balance,
+            "--hardest-cut": hardest_cut,
+            "--strata": strata,
+            "--embeddings": embeddings,
+            "--neighbours": neighbours,
+            "--gamma": gamma,
         }
         odd = [option for option, value in given.items() if value is not None]
         if odd:
@@ -237,7 +252,19 @@ def cut(
             )
         ids, how = read_selected_ids(selection, parent), {"selection": selection.name}
     else:
-        settings = selection_settings(metric, keep, prune, count, side, class_balance, seed)
+        settings = selection_settings(
+            metric,
+            keep,
+            prune,
+            count,
+            side,
+            class_balance,
+            seed,
+            hardest_cut=hardest_cut,
+            strata=strata,
+            neighbours=neighbours,
+            gamma=gamma,
+        )
         if scores is None and side != "random":
             raise UsageError(
                 "--selection, --scores",
@@ -245,8 +272,10 @@ def cut(
                 found="neither",
                 do="pass --selection KEPT.parquet, --scores SCORES.parquet, or --side random",
             )
-        ids = _selected(parent, scores, settings)
-        how = {"scores": scores.name if scores else None, **asdict(settings)}
+        ids = _selected(parent, scores, embeddings, settings)
+        names = {"scores": scores, "embeddings": embeddings}
+        how = {name: path.name if path else None for name, path in names.items()}
+        how |= asdict(settings)
     with show_progress() as progress:
         done = run(
             parent,
@@ -273,14 +302,24 @@ def cut(
 
 
 def _selected(
-    parent: Bundle, scores: Path | None, settings: SelectionSettings
+    parent: Bundle, scores: Path | None, embeddings: Path | None, settings: SelectionSettings
 ) -> NDArray[np.int64]:
     """Ids by the options of select; the table's paths, a million strings, end with this call."""
-    from tamis.score_table import read_score_table, unscored_table
-    from tamis.selection import select
+    import numpy as np
 
-    table = read_score_table(scores).for_bundle(parent) if scores else unscored_table(parent)
-    return select(table, settings).example_ids
+    from tamis.score_table import read_score_table, unscored_table
+    from tamis.selection.files import read_embeddings
+    from tamis.selection.selecting import select
+
+    table = read_score_table(scores) if scores else unscored_table(parent)
+    listed = table.example_ids
+    rows = read_embeddings(embeddings, len(listed)) if embeddings else None
+    table = table.for_bundle(parent)
+    if rows is not None:  # in the order of the file's table; for_bundle may have taken a part of it
+        order = np.argsort(listed)
+        rows = rows[order[np.searchsorted(listed, table.example_ids, sorter=order)]]
+    with show_progress() as progress:
+        return select(table, settings, embeddings=rows, progress=progress).example_ids
 
 
 def merge(

@@ -55,7 +55,7 @@ def train(
     from tamis.atomic import refuse_existing
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
-    from tamis.selection import read_selected_ids
+    from tamis.selection.files import read_selected_ids
     from tamis.training.checkpoints import write_run
     from tamis.training.recipes import get_recipe
     from tamis.training.runs import train_on_bundle

@@ -28,7 +28,7 @@ from tamis.errors import TamisError, WorkFailedError, first_line
 from tamis.loaders.memory_loader import MemoryLoader, load_image_set
 from tamis.loaders.settings import LoaderSettings
 from tamis.progress import QUIET, Progress
-from tamis.selection import SelectionSettings, select
+from tamis.selection.selecting import select
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
 from tamis.sweep.spec import SweepSpec
@@ -166,14 +166,7 @@ class _Runner:
 
     def _subset(self, trial: Trial) -> tuple[NDArray[np.int64], dict[str, int]]:
         sweep = self.sweep
-        settings = SelectionSettings(
-            metric=None if trial.side in ("random", "full") else trial.metric,
-            keep=trial.keep,
-            side="random" if trial.side == "full" else trial.side,
-            class_balance=sweep.spec.class_balance,
-            seed=trial.seed,
-        )
-        kept = select(sweep.table, settings)
+        kept = select(sweep.table, sweep.selection(trial))
         positions = sweep.train.positions(kept.example_ids)
         per_class = {str(label): count for label, count in kept.per_class.items()}
         return positions, per_class

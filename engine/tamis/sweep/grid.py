@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tamis.bundles.opening import open_bundle
 from tamis.score_table import read_score_table
+from tamis.selection.settings import SelectionSettings
 from tamis.sweep.records import Trial, read_records
 from tamis.sweep.spec import SweepSpec
 from tamis.training.loop import n_steps
@@ -57,9 +58,25 @@ class Sweep:
         order = {"full": 0, "random": 1}
         return sorted(cells, key=lambda cell: order.get(cell.metric, 2))
 
+    def selection(self, trial: Trial) -> SelectionSettings:
+        """How the trial's part of the training set is chosen."""
+        spec = self.spec
+        scored, own = trial.side not in ("random", "full"), trial.side == "stratified"
+        return SelectionSettings(
+            metric=trial.metric if scored else None,
+            keep=trial.keep,
+            side="random" if trial.side == "full" else trial.side,
+            class_balance=spec.class_balance,
+            seed=trial.seed,
+            hardest_cut=spec.hardest_cut if own else None,
+            strata=spec.strata if own else None,
+        )
+
     def key(self, trial: Trial) -> str:
         """Hash of everything that decides the trial's result."""
-        scored = trial.metric in self.table.columns and trial.side in ("hard", "easy")
+        scored = trial.metric in self.table.columns and trial.side not in ("random", "full")
+        how = self.selection(trial)
+        own = {"hardest_cut": how.hardest_cut, "strata": how.strata}
         facts = {
             **asdict(trial),
             "train": self.train.digest,
@@ -67,6 +84,8 @@ class Sweep:
             "scores": self.table.columns[trial.metric].digest if scored else None,
             "class_balance": self.spec.class_balance if trial.metric != "full" else None,
             "recipe": self.recipe.digest,
+            # Only where there are any: sides without them keep the keys of earlier records.
+            **{name: value for name, value in own.items() if value is not None},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

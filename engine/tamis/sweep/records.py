@@ -21,7 +21,7 @@ class Trial:
     """One cell of the grid. ``metric`` is "full" for the unpruned set."""
 
     metric: str
-    side: Literal["hard", "easy", "random", "full"]
+    side: Literal["hard", "easy", "stratified", "moderate", "random", "full"]
     keep: float
     seed: int
     budget: Budget

@@ -11,15 +11,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from tamis.errors import UsageError, first_line
-from tamis.metrics.registry import METRICS
+from tamis.selection.settings import MOST_STRATA
 
 __all__ = ["SweepSpec", "read_sweep_spec"]
-
-
-def _known(metric: str) -> str:
-    if metric not in METRICS:
-        raise ValueError(" or ".join(METRICS))
-    return metric
 
 
 class SweepSpec(pydantic.BaseModel):
@@ -32,7 +26,10 @@ class SweepSpec(pydantic.BaseModel):
         metrics: Columns of the table; ``random`` is the baseline and uses no column.
         keep: Keep fractions; 1.0 is the full set, run once per seed.
         side: Which sides to keep.
-        class_balance: See :class:`tamis.selection.SelectionSettings`.
+        hardest_cut: Of the side stratified: see
+            :class:`tamis.selection.settings.SelectionSettings`; none without that side.
+        strata: As ``hardest_cut``.
+        class_balance: As there, for all sides.
         seeds: Seeds 0…n-1, each for selection ties, initialisation, order and augmentation.
         recipe: A recipe's name.
         set: Values of the recipe to replace.
@@ -44,9 +41,11 @@ class SweepSpec(pydantic.BaseModel):
     train: Path
     test: Path
     scores: Path
-    metrics: list[Annotated[str, pydantic.AfterValidator(_known)]] = pydantic.Field(min_length=1)
+    metrics: list[str] = pydantic.Field(min_length=1)
     keep: list[Annotated[float, pydantic.Field(gt=0, le=1)]] = pydantic.Field(min_length=1)
-    side: list[Literal["hard", "easy"]] = ["hard"]
+    side: list[Literal["hard", "easy", "stratified", "moderate"]] = ["hard"]
+    hardest_cut: float | None = pydantic.Field(default=None, ge=0, lt=1)
+    strata: int | None = pydantic.Field(default=None, ge=1, le=MOST_STRATA)
     class_balance: float = pydantic.Field(default=0.5, ge=0, le=1)
     seeds: int = pydantic.Field(default=3, ge=1)
     recipe: str = "small"
@@ -57,6 +56,28 @@ class SweepSpec(pydantic.BaseModel):
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @pydantic.field_validator("side", mode="before")
+    @classmethod
+    def _without_embeddings(cls, value: Any) -> Any:
+        if value == "d2" or (isinstance(value, list) and "d2" in value):
+            raise ValueError("sides that need no embeddings; for d2 run tamis select and train")
+        return value
+
+    @pydantic.field_validator("hardest_cut", "strata")
+    @classmethod
+    def _of_stratified(cls, value: Any, others: pydantic.ValidationInfo) -> Any:
+        if value is not None and "stratified" not in others.data.get("side", ["stratified"]):
+            raise ValueError("none unless side names stratified")
+        return value
+
+    @pydantic.field_validator("hardest_cut")
+    @classmethod
+    def _leaves_enough(cls, value: float | None, others: pydantic.ValidationInfo) -> float | None:
+        most = max((keep for keep in others.data.get("keep", []) if keep < 1), default=0.0)
+        if value is not None and most > 1 - value + 1e-9:
+            raise ValueError(f"at most {1 - most:.6g}, which leaves {most:g} to keep")
+        return value
 
 
 def read_sweep_spec(path: Path) -> SweepSpec:
