@@ -5,13 +5,31 @@ Distances are cosine: embeddings are normalised, prototypes are means of normali
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.errors import UsageError
+from tamis.statistics import rank_correlation
 from tamis_kernels import Lloyd, kmeans, nearest_prototype
 
-__all__ = ["check_k", "class_prototype_distance", "kmeans_prototypes", "nearest_prototype_distance"]
+__all__ = [
+    "check_finite",
+    "check_k",
+    "class_median_distance",
+    "class_prototype_distance",
+    "kmeans_prototypes",
+    "nearest_prototype_distance",
+    "prototype_agreement",
+    "unit_rows",
+]
+
+_Float = TypeVar("_Float", np.float32, np.float64)
+_SMALLEST, _LARGEST = 1e-60, 1e36  # squared norms that k-means takes
+_COLUMNS = 64  # whose medians are found at a time: NumPy sorts a copy
+_ROWS = 8192  # whose distances are measured at a time, in float64
 
 
 def kmeans_prototypes(
@@ -62,29 +80,113 @@ def nearest_prototype_distance(
     return distance
 
 
+def prototype_agreement(
+    embeddings: NDArray[np.float32], ks: Sequence[int], seed: int
+) -> NDArray[np.float64]:
+    """How far the label-free prototype metric depends on the number of prototypes.
+
+    Args:
+        embeddings: (n, d) float32, no row all zero.
+        ks: Numbers of prototypes, each 1 ≤ k < n.
+        seed: Of the starting points.
+
+    Returns:
+        (len(ks), len(ks)) float64: Spearman's correlation of the distances to the nearest of k
+        prototypes, in the order of ``ks`` (the paper's robustness to k, §5).
+
+    Raises:
+        UsageError: A k out of range, none at all, or an embedding without a direction.
+    """
+    if not ks:
+        raise UsageError("ks", expected="numbers of prototypes", found="none", do="pass some")
+    for k in ks:  # all before the first is computed
+        check_k(k, len(embeddings))
+    prototypes = (kmeans_prototypes(embeddings, k, seed=seed) for k in ks)
+    return rank_correlation(
+        np.stack([nearest_prototype_distance(embeddings, of_k) for of_k in prototypes])
+    )
+
+
 def class_prototype_distance(
     embeddings: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """1 − cos to the mean of the normalised embeddings of the own class, (n,) float32."""
-    rows = _unit(embeddings).astype(np.float64)
-    distances = np.empty(len(rows), np.float32)
+    _check_directions(embeddings)
+    distances = np.empty(len(embeddings), np.float32)
     for label in np.unique(labels):
         members = labels == label
-        centre = rows[members].mean(axis=0)
+        rows = unit_rows(embeddings[members]).astype(np.float64)
+        centre = rows.mean(axis=0)
         centre /= np.linalg.norm(centre)
-        distances[members] = ((rows[members] - centre) ** 2).sum(axis=1) / 2
+        distances[members] = ((rows - centre) ** 2).sum(axis=1) / 2
     return distances
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    _check_directions(rows)
-    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+def class_median_distance(
+    embeddings: NDArray[np.float32], labels: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Distance to the median of the own class (Moderate-DS, Xia et al. 2023, §3).
+
+    The median is taken coordinate by coordinate, the distance is Euclidean, and embeddings are as
+    they come, not normalised, as in the authors' code. Moderate-DS keeps the middle of these
+    scores: the share next to the 50th percentile.
+
+    Args:
+        embeddings: (n, d) float32; may be memory-mapped.
+        labels: (n,) integers.
+
+    Returns:
+        (n,) float32. O(n · d); beside it 64 columns of the largest class and 8,192 rows in float64.
+
+    Raises:
+        UsageError: An embedding that is not finite, or beyond 1e18.
+    """
+    check_finite(embeddings)
+    distances = np.empty(len(embeddings), np.float32)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        centre = _median(embeddings, members)
+        for start in range(0, len(members), _ROWS):
+            block = members[start : start + _ROWS]
+            distances[block] = np.linalg.norm(embeddings[block] - centre, axis=1)
+    return distances
+
+
+def _median(embeddings: NDArray[np.float32], members: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(d,) float64, of each coordinate."""
+    parts = []
+    for start in range(0, embeddings.shape[1], _COLUMNS):
+        columns = embeddings[members, start : start + _COLUMNS].astype(np.float64)
+        parts.append(np.median(columns, axis=0, overwrite_input=True))
+    return np.concatenate(parts)
+
+
+def unit_rows(rows: NDArray[_Float]) -> NDArray[_Float]:
+    """(n, d) rows of norm one, of the same dtype; no row may be all zero."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    unit: NDArray[_Float] = rows / norms.astype(rows.dtype)[:, None]
     return unit
 
 
+def check_finite(rows: NDArray[np.float32]) -> None:
+    """Refuse embeddings (n, d) with a NaN, an infinity, or a norm beyond 1e18.
+
+    Raises:
+        UsageError: There are some.
+    """
+    n_bad = int((~(_square_norms(rows) <= _LARGEST)).sum())
+    if n_bad:
+        raise UsageError(
+            "embeddings",
+            expected="finite rows",
+            found=f"{n_bad} rows that are not finite, or beyond 1e18",
+            do="use another encoder",
+        )
+
+
 def _check_directions(rows: NDArray[np.float32]) -> None:
-    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-    bad = ~((squares >= 1e-60) & (squares <= 1e36))  # what k-means takes
+    squares = _square_norms(rows)
+    bad = ~((squares >= _SMALLEST) & (squares <= _LARGEST))
     if bad.any():
         raise UsageError(
             "embeddings",
@@ -92,3 +194,8 @@ def _check_directions(rows: NDArray[np.float32]) -> None:
             found=f"{int(bad.sum())} rows that are all zero, not finite, or beyond 1e18",
             do="use another encoder",
         )
+
+
+def _square_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    squares: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return squares
