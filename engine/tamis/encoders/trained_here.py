@@ -1,0 +1,122 @@
+"""Encoders that tamis trains: ``tamis:RUN_DIR``, with labels, and ``selfsup``, without."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tamis import __version__
+from tamis.bundles.bundle import Bundle
+from tamis.encoders.base import Preparation, unusable
+from tamis.encoders.network import NetworkEncoder, Origin, weights_digest
+from tamis.encoders.spec import EncoderSpec
+from tamis.loaders.opening import open_loader
+from tamis.loaders.settings import OnError
+from tamis.models.small_resnet import SmallResNet
+from tamis.progress import QUIET, Progress
+from tamis.training.checkpoints import load_checkpoint
+from tamis.training.recipes import Recipe
+from tamis.training.selfsup import SelfsupSettings, train_encoder
+
+__all__ = ["open_run", "selfsup_encoder", "train_selfsup"]
+
+
+def open_run(spec: EncoderSpec, device: torch.device, resolution: int | None) -> NetworkEncoder:
+    """The penultimate layer of a trained run.
+
+    Raises:
+        BundleError: No run, or a damaged one.
+        UsageError: Another resolution than it was trained at.
+    """
+    model = load_checkpoint(Path(spec.argument), device)
+    trained_at = int(model.config["resolution"])
+    if resolution not in (None, trained_at):
+        raise unusable(
+            spec.text,
+            expected=f"images of {trained_at} pixels, as it was trained on",
+            found=f"--resolution {resolution}",
+            do="leave --resolution out",
+        )
+    return _encoder(spec.text, model, device, labels_used=True)
+
+
+def train_selfsup(
+    bundle: Bundle,
+    recipe: Recipe,
+    settings: SelfsupSettings,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    backend: str = "auto",
+    on_error: OnError = "fail",
+    progress: Progress = QUIET,
+) -> NetworkEncoder:
+    """Train an encoder on a bundle without looking at a label.
+
+    Args:
+        bundle: What it is trained on.
+        recipe: Gives the network, its resolution, and whether mirror images mean the same.
+        settings: Of the training.
+        device: Where.
+        seed: Of order, views and initialisation.
+        backend: See :func:`tamis.loaders.opening.open_loader`.
+        on_error: ``fail``, or ``skip`` damaged examples.
+        progress: Told of decoding and training.
+
+    Raises:
+        BundleError: A damaged record that is not to be skipped.
+    """
+    loader = open_loader(
+        bundle,
+        batch_size=settings.batch_size,
+        resolution=recipe.resolution,
+        backend=backend,
+        mode="train",
+        seed=seed,
+        on_error=on_error,
+        device=device,
+        progress=progress,
+    )
+    model = train_encoder(loader, recipe, settings, seed=seed, device=device, progress=progress)
+    return selfsup_encoder(model, recipe, settings, device, seed=seed)
+
+
+def selfsup_encoder(
+    model: SmallResNet,
+    recipe: Recipe,
+    settings: SelfsupSettings,
+    device: torch.device,
+    *,
+    seed: int,
+) -> NetworkEncoder:
+    """The encoder around what :func:`tamis.training.selfsup.train_encoder` gave for these."""
+    training = {"recipe_digest": recipe.digest, "selfsup": asdict(settings), "seed": seed}
+    return _encoder("selfsup", model, device, labels_used=False, training=training)
+
+
+def _encoder(
+    spec: str,
+    model: SmallResNet,
+    device: torch.device,
+    *,
+    labels_used: bool,
+    training: dict[str, Any] | None = None,
+) -> NetworkEncoder:
+    side = int(model.config["resolution"])
+    # The network normalises by itself.
+    preparation = Preparation(side, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    origin = Origin(spec, weights_digest(model), f"tamis {__version__}", labels_used, training)
+    return NetworkEncoder(origin, _Penultimate(model), preparation, device)
+
+
+class _Penultimate(nn.Module):
+    def __init__(self, model: SmallResNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.features(x)
