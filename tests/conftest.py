@@ -19,7 +19,10 @@ from tamis.sources.opening import open_source
 # numba's TBB layer hangs at exit where the process is pinned to one core. Read at numba's import.
 os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
 # Numba's own cache does not see when a function that another file calls has changed.
-COMPILED = ("kernels/tamis_kernels/cpu/*.py", "engine/tamis/loaders/*.py")
+COMPILED = (
+    "kernels/tamis_kernels/cpu/*.py", "engine/tamis/loaders/*.py", "engine/tamis/zcore.py",
+    "engine/tamis/selection/*.py",
+)  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for pattern in COMPILED for path in REPOSITORY.glob(pattern))
 DIGEST = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:16]

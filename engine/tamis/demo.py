@@ -14,12 +14,15 @@ from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
 from tamis.devices import resolve_device
 from tamis.errors import UsageError, WorkFailedError
-from tamis.metrics.campaign import CampaignSettings, score
+from tamis.metrics.campaign import score
 from tamis.metrics.registry import get_metrics
+from tamis.metrics.settings import CampaignSettings
 from tamis.progress import QUIET, Progress
 from tamis.report.page import Report, write_report
 from tamis.score_table import ScoreTable, write_score_table
-from tamis.selection import Selection, SelectionSettings, select, write_selection
+from tamis.selection.files import write_selection
+from tamis.selection.selecting import Selection, select
+from tamis.selection.settings import SelectionSettings
 from tamis.sources.opening import open_source
 from tamis.sweep.execution import run_sweep
 from tamis.sweep.spec import read_sweep_spec
@@ -31,6 +34,10 @@ __all__ = ["run_demo"]
 
 _MARK = ".tamis-demo"
 _RECIPE = "digits"
+_SCORED = [
+    "random", "el2n", "loss", "margin", "entropy", "forgetting", "aum", "memorization",
+    "prototypes", "selfsup-prototypes",
+]  # fmt: skip
 _SWEPT = ["random", "el2n", "forgetting", "selfsup-prototypes"]
 _KEEP = [1.0, 0.6, 0.4, 0.2]
 
@@ -59,7 +66,7 @@ def run_demo(out: Path, *, seeds: int = 4, workers: int = 2, progress: Progress 
         advance()
         recipe = get_recipe(_RECIPE)
         campaign = CampaignSettings(recipe)
-        table = score(training, get_metrics(["all"]), campaign, device, progress=progress).table
+        table = score(training, get_metrics(_SCORED), campaign, device, progress=progress).table
         write_score_table(table, out / "scores.parquet")
         advance()
         kept = _select(table, out)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["number_text", "size_text"]
+__all__ = ["duration_text", "number_text", "size_text"]
 
 
 def number_text(value: float) -> str:
     """Three digits at least, grouped."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds up to two minutes, minutes up to two hours, then hours; two digits at least."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return (
+                f"{seconds / size:,.2g} {unit}"
+                if seconds < 10 * size
+                else f"{seconds / size:,.0f} {unit}"
+            )
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def size_text(n_bytes: float) -> str:

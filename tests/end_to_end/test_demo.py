@@ -13,7 +13,7 @@ from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
 from tamis.demo import run_demo
 from tamis.errors import UsageError
-from tamis.selection import read_selected_ids
+from tamis.selection.files import read_selected_ids
 
 
 def test_the_demo_leaves_every_artifact_and_a_true_table(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_demo_leaves_every_artifact_and_a_true_table(tmp_path: Path) -> None
     assert 0.5 < fifth < full
     (sentences,) = report.verdicts
     assert sentences[0].startswith("Keeping the hardest")
-    assert report.html.read_text().count("data:image/png") == 7 * 24
+    assert report.html.read_text().count("data:image/png") == 9 * 24
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -24,10 +24,12 @@ from tamis.errors import UsageError
 from tamis.loaders.memory_loader import load_image_set
 from tamis.loaders.opening import open_loader
 from tamis.loaders.settings import Augmentation, RandomResizedCrop
-from tamis.metrics.campaign import CampaignSettings, score
+from tamis.metrics.campaign import score
 from tamis.metrics.registry import get_metrics
+from tamis.metrics.settings import CampaignSettings
 from tamis.score_table import unscored_table
-from tamis.selection import SelectionSettings, select
+from tamis.selection.selecting import select
+from tamis.selection.settings import SelectionSettings
 from tamis.sources.opening import open_source
 from tamis.training.recipes import get_recipe
 from tamis.training.runs import train_on_bundle

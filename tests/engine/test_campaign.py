@@ -1,37 +1,36 @@
-"""Every metric against an independent, slow definition on real training dynamics."""
+"""Campaigns: what is trained for which metrics, what is kept, and what comes out."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from loading import memory_loader
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
-from tamis.errors import BundleError, ScoreTableError, UsageError
-from tamis.loaders.memory_loader import load_image_set
-from tamis.metrics.campaign import CampaignSettings, compute_embeddings, score
-from tamis.metrics.dynamics import RunDynamics, forgetting_scores
+from tamis.devices import autocast
+from tamis.errors import ScoreTableError, UsageError
+from tamis.loaders.memory_loader import ImageSet, load_image_set
+from tamis.metrics.campaign import ScoreReport, plan_campaign, score
+from tamis.metrics.metric import Needs
 from tamis.metrics.registry import METRICS, get_metrics
+from tamis.metrics.settings import CampaignSettings
+from tamis.metrics.subset_runs import subset_mask
 from tamis.models.small_resnet import SmallResNet
-from tamis.prototypes import (
-    class_prototype_distance,
-    kmeans_prototypes,
-    nearest_prototype_distance,
-)
+from tamis.prototypes import class_prototype_distance
 from tamis.statistics import rank_correlation
 from tamis.training.loop import Seeds, train
 from tamis.training.recipes import RECIPES
 from tamis.training.selfsup import SelfsupSettings
-from tamis_kernels import new_statistics, score_and_update
+from tamis.zcore import ZCoreSettings
 
 CPU = torch.device("cpu")
 SHORT = replace(RECIPES["digits"], epochs=4, width=8)
@@ -43,80 +42,6 @@ def bundle(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bun
     path = tmp_path_factory.mktemp("metrics") / "part.beton"
     cut(open_bundle(digits_bundle), path, np.arange(0, 1200, 3))
     return open_bundle(path)
-
-
-class Recorder(RunDynamics):
-    """Also writes every presentation down, and every network at the end of an epoch."""
-
-    def __init__(self, bundle: Bundle, early: int) -> None:
-        self.images = load_image_set(bundle, 8)
-        super().__init__(bundle.example_ids, memory_loader(self.images, 512), early, CPU)
-        self.history: dict[int, list[bool]] = {int(i): [] for i in bundle.example_ids}
-        self.early_logits: Tensor | None = None
-
-    def on_batch(
-        self, epoch: int, example_ids: NDArray[np.int64], labels: Tensor, logits: Tensor
-    ) -> None:
-        super().on_batch(epoch, example_ids, labels, logits)
-        for row, example_id in enumerate(example_ids.tolist()):
-            best = max(range(10), key=lambda j: float(logits[row, j]))
-            self.history[example_id].append(best == int(labels[row]))
-
-    def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
-        super().on_epoch_end(epoch, model)
-        if epoch == 1:
-            self.early_logits = forward(model, self.images.images)
-
-
-def forward(model: SmallResNet, images: Tensor) -> Tensor:
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        with torch.autocast("cpu", torch.bfloat16):
-            features = model.features(images.permute(0, 3, 1, 2))
-        logits: Tensor = model.head(features.float())
-    model.train(was_training)
-    return logits.double()
-
-
-def test_dynamics_match_slow_definitions(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The same arithmetic on every machine, so that both sides see the same logits.
-    monkeypatch.setattr("tamis.devices._cpu_has_bf16", lambda: True)
-    watch = Recorder(bundle, early=2)
-    loader = memory_loader(watch.images, 32, seed=0)
-    trained = train(
-        loader, SHORT, 10, steps=4 * len(loader), seeds=Seeds.from_one(0), device=CPU,
-        observer=watch,
-    )  # fmt: skip
-    found = watch.finish(trained.model)
-    for position, example_id in enumerate(bundle.example_ids.tolist()):
-        seen = watch.history[example_id]
-        assert len(seen) == 4
-        events = sum(a and not b for a, b in itertools.pairwise(seen))
-        assert found["forgetting"][position] == (events if any(seen) else 4)
-    assert found["forgetting"].max() >= 1
-    labels = torch.from_numpy(bundle.labels)
-    assert watch.early_logits is not None
-    p = watch.early_logits.softmax(1)
-    el2n = (p - torch.nn.functional.one_hot(labels, 10)).norm(dim=1)
-    assert found["el2n"] == pytest.approx(el2n.numpy(), rel=1e-5)
-    final = forward(trained.model, watch.images.images)
-    loss = torch.nn.functional.cross_entropy(final, labels, reduction="none")
-    assert found["loss"] == pytest.approx(loss.numpy(), rel=1e-4, abs=1e-9)
-    others = final.scatter(1, labels[:, None], -torch.inf).max(1).values
-    margin = final.gather(1, labels[:, None])[:, 0] - others
-    assert found["margin"] == pytest.approx(-margin.numpy(), rel=1e-5)
-    p = final.softmax(1)
-    assert found["entropy"] == pytest.approx((-(p * p.log()).sum(1)).numpy(), rel=1e-4)
-
-
-def test_never_learned_examples_are_the_hardest() -> None:
-    statistics, everyone = new_statistics(4, tracked=()), np.arange(4)
-    # 0: always right; 1: right, wrong, right, wrong; 2: never right; 3: learned last.
-    for right in ([1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 1]):
-        logits = np.stack([np.zeros(4), np.where(right, 1, -1)], axis=1).astype(np.float32)
-        score_and_update(logits, np.ones(4, np.int64), statistics, everyone)
-    assert forgetting_scores(statistics, 4).tolist() == [0, 2, 4, 0]
 
 
 def test_scores_are_means_over_models(bundle: Bundle) -> None:
@@ -133,30 +58,237 @@ def test_scores_are_means_over_models(bundle: Bundle) -> None:
         assert not np.array_equal(first, second)
 
 
-def test_one_campaign_serves_all_metrics_and_says_how(bundle: Bundle) -> None:
-    settings = CampaignSettings(
-        replace(SHORT, epochs=2), models=1, selfsup=SelfsupSettings(epochs=2), k=7
-    )
-    done = score(bundle, get_metrics(["all"]), settings, CPU)
-    assert list(done.table.columns) == list(METRICS)
+@pytest.fixture(scope="module")
+def test_bundle(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """60 other digits."""
+    path = tmp_path_factory.mktemp("metrics-test") / "test.beton"
+    cut(open_bundle(digits_bundle), path, np.arange(1, 1200, 20))
+    return open_bundle(path)
+
+
+BRIEF = CampaignSettings(
+    replace(SHORT, epochs=5, width=4),
+    models=2,
+    subset_models=10,
+    selfsup=SelfsupSettings(epochs=1),
+    k=(7,),
+)
+
+
+def test_one_campaign_serves_all_metrics_and_says_how(
+    bundle: Bundle, test_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = partial(ZCoreSettings, n_samples=5000)  # a million take eight seconds
+    monkeypatch.setattr("tamis.metrics.distances.ZCoreSettings", fewer)
+    metrics = get_metrics(["all", "grand-full"])
+    done = score(bundle, metrics, BRIEF, CPU, test=test_bundle)
+    assert set(done.table.columns) == set(METRICS)
     assert done.table.bundle_digest == bundle.digest
     assert done.table.example_ids.tolist() == bundle.example_ids.tolist()
     for name, column in done.table.columns.items():
         assert column.info["metric"] == name
         assert column.info["labels_used"] == METRICS[name].labels
         assert column.values.std() > 0
-    assert done.table.columns["margin"].info["flipped"] is True
-    assert done.table.columns["selfsup-prototypes"].info["parameters"]["k"] == 7
-    assert set(done.seconds) == {"ids", "dynamics", "embeddings"}
+    columns = done.table.columns
+    assert columns["margin"].info["flipped"] is True
+    assert columns["selfsup-prototypes"].info["parameters"]["k"] == 7
+    assert columns["influence-max"].info["parameters"]["test"] == test_bundle.digest
+    assert len(set(columns["memorization"].info["parameters"]["networks"])) == 10
+    assert len(columns["el2n"].info["parameters"]["networks"]) == 2
+    assert len(columns["el2n-1"].info["parameters"]["networks"]) == 1
+    assert columns["tdds"].info["parameters"]["classes_kept"] == "all"
+    assert set(done.seconds) == set(Needs)
     # Hard by one is hard by another: loss, margin and entropy of one network agree in rank.
-    columns = [done.table.columns[name].values for name in ("loss", "margin", "entropy")]
-    assert rank_correlation(np.stack(columns)).min() > 0.6
+    alike = [columns[name].values for name in ("loss", "margin", "entropy")]
+    assert rank_correlation(np.stack(alike)).min() > 0.6
+
+
+def counted_trainings(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[str]:
+    """The kinds of trainings from now on, in a list that grows; one of them may fail."""
+    seen: list[str] = []
+    for module in ("whole_runs", "subset_runs", "acquisition"):
+
+        def counting(*args: Any, module: str = module, **options: Any) -> Any:
+            if len(seen) == fail_at:
+                raise KeyboardInterrupt
+            stop = options.get("stop_after")
+            seen.append(f"{module} {stop}" if stop else module)
+            return train(*args, **options)
+
+        monkeypatch.setattr(f"tamis.metrics.{module}.train", counting)
+    return seen
+
+
+def columns_of(report: ScoreReport) -> dict[str, list[float]]:
+    return {name: column.values.tolist() for name, column in report.table.columns.items()}
+
+
+def test_a_campaign_that_was_broken_off_goes_on(
+    bundle: Bundle, test_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["el2n", "forgetting", "memorization", "influence-max", "active-learning"]
+    metrics, work = get_metrics(names), tmp_path / "work"
+    undisturbed = score(bundle, metrics, BRIEF, CPU, test=test_bundle)
+    with monkeypatch.context() as patch:
+        seen = counted_trainings(patch, fail_at=5)
+        with pytest.raises(KeyboardInterrupt):
+            score(bundle, metrics, BRIEF, CPU, test=test_bundle, work=work)
+    assert seen == ["whole_runs"] * 2 + ["subset_runs"] * 3
+    plan = plan_campaign(bundle, metrics, BRIEF, CPU, test=test_bundle, work=work)
+    assert [(part.n, part.n_done) for part in plan.work] == [(2, 2), (10, 3), (2, 0)]
+    seen = counted_trainings(monkeypatch)
+    resumed = score(bundle, metrics, BRIEF, CPU, test=test_bundle, work=work)
+    assert seen == ["subset_runs"] * 7 + ["acquisition"] * 2
+    assert columns_of(resumed) == columns_of(undisturbed)
+
+
+def test_metrics_that_are_added_later_use_what_is_there(
+    bundle: Bundle, test_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = get_metrics(["grand-full", "aum", "dual", "loss", "label-doubt", "influence-sum-abs"])
+    at_once = score(bundle, later, BRIEF, CPU, test=test_bundle)
+    score(bundle, get_metrics(["forgetting", "memorization"]), BRIEF, CPU, work=tmp_path)
+    seen = counted_trainings(monkeypatch)
+    reused = score(bundle, later, BRIEF, CPU, test=test_bundle, work=tmp_path)
+    assert seen == []
+    assert columns_of(reused) == columns_of(at_once)
+    # A third network is the only one that is new; another rate shares nothing.
+    score(bundle, get_metrics(["forgetting"]), replace(BRIEF, models=3), CPU, work=tmp_path)
+    assert seen == ["whole_runs"]
+    other = replace(BRIEF, recipe=replace(BRIEF.recipe, learning_rate=0.05))
+    score(bundle, get_metrics(["forgetting"]), other, CPU, work=tmp_path)
+    assert seen == ["whole_runs"] * 3
+
+
+def test_early_metrics_alone_train_no_further(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(BRIEF, early_epoch=2, early_models=3)
+    whole = score(bundle, get_metrics(["el2n", "loss"]), settings, CPU)
+    seen = counted_trainings(monkeypatch)
+    early = score(bundle, get_metrics(["el2n", "grand"]), settings, CPU)
+    assert seen == ["whole_runs 2"] * 3
+    assert columns_of(early)["el2n"] == columns_of(whole)["el2n"]
+    seen.clear()
+    score(bundle, get_metrics(["el2n-1"]), settings, CPU)
+    assert seen == ["whole_runs 2"]
+    seen.clear()
+    score(bundle, get_metrics(["el2n", "loss"]), settings, CPU)
+    assert seen == ["whole_runs", "whole_runs", "whole_runs 2"]
+
+
+def test_a_damaged_result_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    metrics, settings = get_metrics(["forgetting"]), replace(BRIEF, models=1)
+    score(bundle, metrics, settings, CPU, work=tmp_path)
+    (path,) = tmp_path.glob("full-*.npz")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ScoreTableError, match=r"a damaged file .*; remove it .*: rm "):
+        score(bundle, metrics, settings, CPU, work=tmp_path)
+
+
+def test_a_plan_counts_what_is_missing(bundle: Bundle, test_bundle: Bundle) -> None:
+    settings = replace(BRIEF, early_models=5)
+    plan = plan_campaign(bundle, get_metrics(["all"]), settings, CPU, test=test_bundle)
+    kinds = {part.kind: (part.n, part.n_done) for part in plan.work}
+    assert kinds == {
+        "on the whole set": (2, 0),
+        "on the whole set, to epoch 2 of 5": (3, 0),
+        "on random 70 %": (10, 0),
+        "on a subset that grows": (2, 0),
+        "encoder selfsup": (1, 0),
+    }
+    assert plan.trainings == pytest.approx(2 + 3 * 2 / 5 + 7 + 1)
+    assert plan.seconds > 0
+    assert plan.disk_bytes > 2 * 4 * 400 * 10
+    for part in plan.work:
+        assert part.seconds is not None
+        assert part.seconds > 0
+
+
+def test_what_would_fail_later_is_refused_first(bundle: Bundle, test_bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match=r"expected a test set, .* pass --test"):
+        score(bundle, get_metrics(["influence-max"]), BRIEF, CPU)
+    with pytest.raises(UsageError, match="--test: expected a metric that needs it"):
+        score(bundle, get_metrics(["memorization"]), BRIEF, CPU, test=test_bundle)
+    brief = replace(BRIEF, recipe=replace(SHORT, epochs=4))
+    with pytest.raises(UsageError, match="dual: expected a recipe of at least 5 epochs, found 4"):
+        score(bundle, get_metrics(["dual"]), brief, CPU)
+    with pytest.raises(UsageError, match="expected a multiple of ten"):
+        replace(BRIEF, subset_models=15)
+    with pytest.raises(UsageError, match=r"expected 0\.1, 0\.2"):
+        replace(BRIEF, subset_share=0.65)
+
+
+def test_every_example_is_left_out_equally_often() -> None:
+    ids = np.random.default_rng(0).permutation(100_000)[:3000]
+    masks = np.stack([subset_mask(ids, 0.7, 5, number) for number in range(20)])
+    for block in (masks[:10], masks[10:]):
+        assert (block.sum(axis=0) == 7).all()
+    assert masks.sum(axis=1) == pytest.approx(2100, rel=0.05)
+    # Two examples are together as often as two independent draws.
+    together = (masks[:, :-1] == masks[:, 1:]).mean()
+    assert together == pytest.approx(0.7**2 + 0.3**2, abs=0.01)
+    assert not np.array_equal(masks[:10], masks[10:])
+    # It belongs to the example's id, whatever the rest of the set is.
+    assert np.array_equal(subset_mask(ids[::2], 0.7, 5, 3), masks[3, ::2])
+
+
+def answers(model: SmallResNet, part: ImageSet) -> NDArray[np.bool_]:
+    """(n,) whether the network is right, in the batches of an evaluation."""
+    right = []
+    for start in range(0, len(part.labels), 512):
+        with torch.no_grad():
+            with autocast(CPU):
+                pixels = part.images[start : start + 512].permute(0, 3, 1, 2)
+                features = model.features(pixels).float()
+            best = model.head(features).argmax(1)
+        right.append((best == part.labels[start : start + 512]).numpy())
+    return np.concatenate(right)
+
+
+def test_memorization_and_influence_count_networks_with_and_without(
+    bundle: Bundle, test_bundle: Bundle
+) -> None:
+    names = ["memorization", "influence-max", "influence-sum-abs"]
+    columns = score(bundle, get_metrics(names), BRIEF, CPU, test=test_bundle).table.columns
+    recipe = BRIEF.recipe
+    images = load_image_set(bundle, recipe.resolution)
+    test_images = load_image_set(test_bundle, recipe.resolution)
+    masks = [subset_mask(bundle.example_ids, 0.7, BRIEF.seed, number) for number in range(10)]
+    right, right_test = [], []
+    for number, mask in enumerate(masks):
+        # A network of the same seed, on the subset as a set of its own.
+        subset, seeds = images.subset(np.flatnonzero(mask)), Seeds.from_one(1_000_000 + number)
+        loader = memory_loader(subset, recipe.batch_size, seed=seeds.order)
+        model = train(
+            loader, recipe, 10, steps=recipe.epochs * len(loader), seeds=seeds, device=CPU
+        ).model
+        right.append(answers(model, images))
+        right_test.append(answers(model, test_images))
+    for i in range(bundle.n_examples):
+        inside = [number for number in range(10) if masks[number][i]]
+        outside = [number for number in range(10) if not masks[number][i]]
+        own = np.mean([right[k][i] for k in inside]) - np.mean([right[k][i] for k in outside])
+        assert columns["memorization"].values[i] == pytest.approx(own, abs=1e-6)
+        with_i = np.mean([right_test[k] for k in inside], axis=0)
+        influence = with_i - np.mean([right_test[k] for k in outside], axis=0)
+        assert columns["influence-max"].values[i] == pytest.approx(influence.max(), abs=1e-6)
+        total = np.abs(influence).sum()
+        assert columns["influence-sum-abs"].values[i] == pytest.approx(total, rel=1e-5)
+
+
+def test_the_ensemble_acquires_what_it_is_unsure_of(bundle: Bundle) -> None:
+    found = score(bundle, get_metrics(["active-learning"]), BRIEF, CPU)
+    values = found.table.columns["active-learning"].values
+    assert (values == 1).sum() == 320
+    # The rest is what the last round was surest of.
+    assert np.median(values[values < 1]) < 0.3
 
 
 def test_the_self_supervised_metric_never_touches_labels(bundle: Bundle) -> None:
     metrics = get_metrics(["selfsup-prototypes"])
     settings = CampaignSettings(
-        replace(SHORT, epochs=1), selfsup=SelfsupSettings(epochs=1), k=10, seed=1
+        replace(SHORT, epochs=1), selfsup=SelfsupSettings(epochs=1), k=(10,), seed=1
     )
     expected = score(bundle, metrics, settings, CPU).table.columns["selfsup-prototypes"].values
     shuffled = replace(bundle)
@@ -177,40 +309,6 @@ def test_random_scores_are_uniform_and_belong_to_the_ids(
     assert np.histogram(whole, 4, (0, 1))[0] == pytest.approx(1347 / 4, rel=0.15)
 
 
-def blobs(n: int, k: int, d: int = 16) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(k, d)) * 5
-    labels = rng.integers(0, k, n)
-    return (centres[labels] + rng.normal(size=(n, d))).astype(np.float32), labels
-
-
-def test_kmeans_finds_planted_prototypes() -> None:
-    rows, labels = blobs(2000, 8)
-    prototypes = kmeans_prototypes(rows, 8, seed=0)
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    assert np.linalg.norm(prototypes, axis=1) == pytest.approx(1, abs=1e-5)
-    means = np.stack([unit[labels == label].mean(0) for label in range(8)])
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    # From a random start, faiss finds four of the eight.
-    assert (means @ prototypes.T).max(axis=1).min() > 0.999
-    assert np.array_equal(prototypes, kmeans_prototypes(rows, 8, seed=0))
-
-
-def test_prototype_distances_match_a_loop() -> None:
-    rows, labels = blobs(200, 5)
-    prototypes = kmeans_prototypes(rows, 6, seed=1)
-    nearest, own = (
-        nearest_prototype_distance(rows, prototypes),
-        class_prototype_distance(rows, labels),
-    )
-    unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
-    for i in range(200):
-        cosines = [u @ unit[i] / np.linalg.norm(u) for u in prototypes.astype(np.float64)]
-        assert nearest[i] == pytest.approx(1 - max(cosines), abs=1e-6)
-        centre = unit[labels == labels[i]].mean(0)
-        assert own[i] == pytest.approx(1 - centre @ unit[i] / np.linalg.norm(centre), abs=1e-6)
-
-
 def test_embeddings_from_a_file_are_used_in_the_bundle_s_order(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -225,24 +323,13 @@ def test_embeddings_from_a_file_are_used_in_the_bundle_s_order(
         score(bundle, get_metrics(["prototypes"]), settings, CPU)
 
 
-def test_pixels_are_the_images_themselves(bundle: Bundle) -> None:
-    found = compute_embeddings(bundle, CampaignSettings(SHORT, encoder="pixels"), CPU)
-    images = load_image_set(bundle, 8).images.permute(0, 3, 1, 2).reshape(400, -1)
-    assert found == pytest.approx(images.numpy() / 255)
-
-
-@pytest.mark.parametrize("encoder", ["swav", "npy:", "tamis:", "pixels:x", ""])
-def test_unknown_encoders_are_refused(bundle: Bundle, encoder: str) -> None:
-    with pytest.raises(UsageError, match="expected selfsup, pixels, tamis:RUN_DIR or npy:FILE"):
-        compute_embeddings(bundle, CampaignSettings(SHORT, encoder=encoder), CPU)
-
-
-def test_a_missing_run_is_refused_as_an_encoder(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="expected a run folder"):
-        compute_embeddings(bundle, CampaignSettings(SHORT, encoder=f"tamis:{tmp_path}"), CPU)
-
-
 def test_unknown_metrics_name_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"some of random, loss, .*found el3n"):
+    with pytest.raises(
+        UsageError, match=r"all, quick, paper, or some of random, el2n, .*found el3n"
+    ):
         get_metrics(["el2n", "el3n"])
     assert [metric.name for metric in get_metrics(["loss", "el2n", "loss"])] == ["loss", "el2n"]
+    paper = [metric.name for metric in get_metrics(["paper"])]
+    assert len(paper) == 11  # its ten, and the random baseline
+    assert set(paper) < {metric.name for metric in get_metrics(["all"])}
+    assert not any(metric.needs is Needs.SUBSET_RUNS for metric in get_metrics(["quick"]))

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tamis import __version__
-from tamis.cli import bench, bundles, conversion, runs, scores
+from tamis.cli import agreement, bench, bundles, conversion, exchange, runs, scores, scoring
 from tamis.errors import TamisError, WorkFailedError, first_line
 
 __all__ = ["app", "main"]
@@ -47,10 +47,13 @@ for command in (
     conversion.convert,
     bundles.inspect,
     bundles.verify,
-    scores.score,
-    scores.metrics,
+    scoring.score,
+    scoring.metrics,
     scores.embed,
     scores.select,
+    exchange.import_scores,
+    exchange.export_scores,
+    agreement.agreement,
     bundles.cut,
     bundles.merge,
     bundles.shard,

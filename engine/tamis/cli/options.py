@@ -7,22 +7,32 @@ from typing import Annotated, Literal
 
 import typer
 
+from tamis.selection.settings import Side as SideName
+
 __all__ = [
     "BundleArgument",
     "ClassBalance",
     "Count",
     "Device",
+    "Embeddings",
+    "Encoder",
+    "EncoderEpochs",
+    "Gamma",
+    "HardestCut",
     "Json",
     "Keep",
     "LoaderBackend",
     "MaxPixels",
     "Metric",
+    "Neighbours",
     "OnError",
     "Overwrite",
     "Prune",
+    "Recipe",
     "Seed",
     "Settings",
     "Side",
+    "Strata",
     "Workers",
     "parse_settings",
 ]
@@ -35,6 +45,15 @@ MaxPixels = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(help="Threads. Default: all cores.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Encoder = Annotated[
+    str,
+    typer.Option(
+        help="selfsup, pixels, tamis:RUN_DIR, file:PATH, timm:NAME, open_clip:NAME/TAG or"
+        " torchhub:REPO:NAME; of score also npy:FILE, embeddings of the bundle in its order."
+    ),
+]
+EncoderEpochs = Annotated[int, typer.Option(help="Epochs of the selfsup encoder.")]
+Recipe = Annotated[str, typer.Option(help="Of the scoring networks; see: tamis recipes.")]
 LoaderBackend = Annotated[
     Literal["auto", "memory", "ffcv", "dali"],
     typer.Option("--loader", help="Decode all first, stream with FFCV, or with DALI (GPU)."),
@@ -49,12 +68,33 @@ Keep = Annotated[float | None, typer.Option(help="Share to keep, 0 < keep ≤ 1.
 Prune = Annotated[float | None, typer.Option(help="Share to leave out: 1 − keep.")]
 Count = Annotated[int | None, typer.Option(help="Number of examples to keep.")]
 Side = Annotated[
-    Literal["hard", "easy", "random"] | None,
-    typer.Option(help="Which end of the scores to keep. Default: hard."),
+    SideName | None,
+    typer.Option(
+        help="hard or easy: an end of the scores; stratified: some of every score; moderate: around"
+        " the median; d2: hard ones that differ. Default: hard."
+    ),
 ]
 ClassBalance = Annotated[
     float | None,
     typer.Option(help="0 (default): by score alone; 1: the same share of every class."),
+]
+HardestCut = Annotated[
+    float | None,
+    typer.Option(help="stratified, d2: share of the hardest that is dropped first. Default: 0."),
+]
+Strata = Annotated[
+    int | None, typer.Option(help="stratified: parts of the range of scores. Default: 50.")
+]
+Embeddings = Annotated[
+    Path | None,
+    typer.Option(help="d2: an .npy file with one row per example in the table's order."),
+]
+Neighbours = Annotated[
+    int | None, typer.Option(help="d2: how many each example is joined with. Default: 10.")
+]
+Gamma = Annotated[
+    float | None,
+    typer.Option(help="d2: the larger, the fewer count as repetitions. Default: 0.1."),
 ]
 Settings = Annotated[
     list[str] | None,

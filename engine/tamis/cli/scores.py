@@ -1,7 +1,8 @@
-"""score, metrics, embed, select."""
+"""embed, select."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,211 +14,118 @@ from tamis.cli.options import (
     ClassBalance,
     Count,
     Device,
+    Embeddings,
+    Encoder,
+    EncoderEpochs,
+    Gamma,
+    HardestCut,
     Json,
     Keep,
     LoaderBackend,
     Metric,
+    Neighbours,
     OnError,
     Overwrite,
     Prune,
+    Recipe,
     Seed,
     Settings,
     Side,
+    Strata,
     parse_settings,
 )
-from tamis.cli.output import pairs, print_json, print_skipped, print_table, show_progress
+from tamis.cli.output import pairs, print_json, print_skipped, show_progress
+from tamis.units import size_text
 
 if TYPE_CHECKING:
-    from tamis.score_table import ScoreTable
-    from tamis.selection import SelectionSettings
+    from tamis.selection.settings import SelectionSettings
+    from tamis.selection.settings import Side as SideName
 
-__all__ = ["embed", "metrics", "score", "select", "selection_settings"]
-
-_Encoder = Annotated[
-    str, typer.Option(help="selfsup, pixels, tamis:RUN_DIR or npy:FILE of embeddings.")
-]
-_Recipe = Annotated[str, typer.Option(help="Of the scoring networks; see: tamis recipes.")]
-_EncoderEpochs = Annotated[int, typer.Option(help="Epochs of the selfsup encoder.")]
-
-
-def score(
-    bundle: BundleArgument,
-    out: Annotated[Path, typer.Argument(help="The score table to write.", show_default=False)],
-    metrics: Annotated[
-        str, typer.Option(help="Names separated by commas, or all; see: tamis metrics.")
-    ] = "all",
-    models: Annotated[int, typer.Option(help="Networks that the scores are averaged over.")] = 4,
-    encoder: _Encoder = "selfsup",
-    encoder_epochs: _EncoderEpochs = 30,
-    k: Annotated[int | None, typer.Option(help="Prototypes. Default: number of classes.")] = None,
-    early_epoch: Annotated[
-        int | None, typer.Option(help="Epochs before EL2N is taken. Default: half.")
-    ] = None,
-    recipe: _Recipe = "small",
-    settings: Settings = None,
-    append: Annotated[
-        bool, typer.Option("--append", help="Add the columns to an existing table.")
-    ] = False,
-    loader: LoaderBackend = "auto",
-    on_error: OnError = "fail",
-    device: Device = "auto",
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
-    """Score every example: train networks on the bundle, watch, write a table."""
-    from tamis.atomic import refuse_existing, refuse_other_suffix
-    from tamis.bundles.opening import open_bundle
-    from tamis.devices import resolve_device
-    from tamis.errors import UsageError
-    from tamis.metrics.campaign import CampaignSettings
-    from tamis.metrics.campaign import score as run
-    from tamis.metrics.registry import get_metrics
-    from tamis.score_table import (
-        merge_columns,
-        read_score_table,
-        unscored_table,
-        write_score_table,
-    )
-    from tamis.training.recipes import get_recipe
-    from tamis.training.selfsup import SelfsupSettings
-
-    wanted = get_metrics([name.strip() for name in metrics.split(",") if name.strip()])
-    campaign = CampaignSettings(
-        get_recipe(recipe, parse_settings(settings)),
-        models=models,
-        encoder=encoder,
-        k=k,
-        early_epoch=early_epoch,
-        selfsup=SelfsupSettings(epochs=encoder_epochs),
-        seed=seed,
-        loader=loader,
-        on_error=on_error,
-    )
-    refuse_other_suffix(out, ".parquet")
-    refuse_existing(out, overwrite or append)
-    opened = open_bundle(bundle)
-    if append and on_error == "skip":
-        raise UsageError(
-            "--append",
-            expected="columns for every example",
-            found="--on-error skip, which leaves some out",
-            do="score all metrics in one call",
-        )
-    existing = read_score_table(out) if append and out.exists() else None
-    if existing is not None:
-        merge_columns(existing, unscored_table(opened))  # refuses what would fail afterwards
-        _refuse_replacing(existing, [metric.name for metric in wanted], out, overwrite)
-    with show_progress() as progress:
-        done = run(opened, wanted, campaign, resolve_device(device), progress=progress)
-    table = merge_columns(existing, done.table) if existing else done.table
-    write_score_table(table, out, overwrite=overwrite or append)
-    summary = {
-        metric.name: {
-            **_spread(done.table.columns[metric.name].values),
-            "seconds": done.seconds[metric.needs.name.lower()],
-        }
-        for metric in wanted
-    }
-    if json:
-        skipped = [asdict(one) for one in done.skipped]
-        n_examples = len(done.table.example_ids)
-        print_json({"metrics": summary, "n_examples": n_examples, "skipped": skipped})
-        return
-    rows = [
-        [name, *(f"{part:.4g}" for part in values.values())] for name, values in summary.items()
-    ]
-    print_table(["metric", "min", "median", "max", "family's seconds"], rows)
-    print(f"{out}: {len(done.table.example_ids):,} examples; a higher score means harder")
-    print_skipped(done.skipped)
-
-
-def _refuse_replacing(existing: ScoreTable, wanted: list[str], out: Path, overwrite: bool) -> None:
-    """Raise before the work where it would replace columns that nobody asked to replace."""
-    from tamis.errors import UsageError
-
-    present = [name for name in wanted if name in existing.columns]
-    if present and not overwrite:
-        raise UsageError(
-            out,
-            expected="a table without the columns to append",
-            found=", ".join(present),
-            do="leave them out of --metrics, or pass --overwrite to replace them",
-        )
-
-
-def _spread(values: object) -> dict[str, float]:
-    import numpy as np
-
-    low, middle, high = np.quantile(np.asarray(values, np.float64), [0, 0.5, 1])
-    return {"min": float(low), "median": float(middle), "max": float(high)}
-
-
-def metrics(json: Json = False) -> None:
-    """The registry: direction, labels and models needed, cost, source."""
-    from tamis.metrics.registry import METRICS
-
-    rows = [
-        {
-            "name": metric.name,
-            "high_means": metric.high_means,
-            "labels": metric.labels,
-            "models": metric.needs.value,
-            "cost": metric.cost,
-            "source": metric.source,
-        }
-        for metric in METRICS.values()
-    ]
-    if json:
-        print_json({"metrics": rows})
-        return
-    for row in rows:
-        print(f"{row['name']}: a high score means {row['high_means']}")
-        print(f"    {row['source']}")
-        print(f"    {'labels' if row['labels'] else 'no labels'}; from {row['models']}", end="")
-        print(f"; trainings: {row['cost']}\n")
+__all__ = ["embed", "select", "selection_settings"]
 
 
 def embed(
     bundle: BundleArgument,
     out: Annotated[Path, typer.Argument(help="The .npy file to write.", show_default=False)],
-    encoder: _Encoder = "selfsup",
-    encoder_epochs: _EncoderEpochs = 30,
-    recipe: _Recipe = "small",
+    encoder: Encoder = "selfsup",
+    encoder_epochs: EncoderEpochs = 30,
+    recipe: Recipe = "small",
     settings: Settings = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the images in pixels. Default: the encoder's.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16"], typer.Option(help="Of the numbers in the file.")
+    ] = "float32",
+    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 256,
     loader: LoaderBackend = "auto",
+    on_error: OnError = "fail",
     device: Device = "auto",
     seed: Seed = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what an interrupted run left.")
+    ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Embeddings of every example in the bundle's order, float32 .npy."""
-    import numpy as np
-
-    from tamis.atomic import atomic_path, refuse_other_suffix
+    """Embeddings of every example in the bundle's order, as .npy."""
+    from tamis.atomic import refuse_other_suffix
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
-    from tamis.metrics.campaign import CampaignSettings, compute_embeddings
+    from tamis.encoders.embedding import embed_bundle
+    from tamis.encoders.opening import open_or_train
+    from tamis.encoders.unfinished import left_behind, refuse_output
     from tamis.training.recipes import get_recipe
     from tamis.training.selfsup import SelfsupSettings
 
-    campaign = CampaignSettings(
-        get_recipe(recipe, parse_settings(settings)),
-        encoder=encoder,
-        selfsup=SelfsupSettings(epochs=encoder_epochs),
-        seed=seed,
-        loader=loader,
-    )
+    chosen, where = get_recipe(recipe, parse_settings(settings)), resolve_device(device)
     refuse_other_suffix(out, ".npy")
+    refuse_output(out, overwrite=overwrite, resume=resume)
     opened = open_bundle(bundle)
-    with show_progress() as progress, atomic_path(out, overwrite=overwrite) as partial:
-        rows = compute_embeddings(opened, campaign, resolve_device(device), progress=progress)
-        with partial.open("wb") as sink:  # np.save would add .npy to the temporary name
-            np.save(sink, rows, allow_pickle=False)
+    try:
+        with show_progress() as progress:
+            opened_encoder = open_or_train(
+                encoder,
+                opened,
+                where,
+                recipe=chosen,
+                selfsup=SelfsupSettings(epochs=encoder_epochs),
+                resolution=resolution,
+                seed=seed,
+                backend=loader,
+                on_error=on_error,
+                progress=progress,
+            )
+            done = embed_bundle(
+                opened,
+                opened_encoder,
+                out,
+                where,
+                dtype=dtype,
+                batch_size=batch_size,
+                backend=loader,
+                on_error=on_error,
+                overwrite=overwrite,
+                resume=resume,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if left_behind(out):
+            print("tamis: the same command with --resume goes on", file=sys.stderr, flush=True)
+        raise
     if json:
-        print_json({"n_examples": len(rows), "n_features": rows.shape[1]})
+        print_json(asdict(done))
         return
-    print(f"{out}: {len(rows):,} × {rows.shape[1]} float32")
+    resumed = f", {done.n_resumed:,} of them before" if done.n_resumed else ""
+    pairs(
+        {
+            "embeddings": out,
+            "rows": f"{done.n_examples:,} × {done.n_features} {done.dtype}{resumed}",
+            "size": size_text(done.bytes),
+            "time": f"{done.seconds:.2f} s ({done.images_per_second:,.0f} images/s)",
+        }
+    )
+    print_skipped(done.skipped)
 
 
 def select(
@@ -229,17 +137,40 @@ def select(
     count: Count = None,
     side: Side = None,
     class_balance: ClassBalance = None,
+    hardest_cut: HardestCut = None,
+    strata: Strata = None,
+    embeddings: Embeddings = None,
+    neighbours: Neighbours = None,
+    gamma: Gamma = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Score table → kept ids."""
+    from tamis.atomic import refuse_existing, refuse_other_suffix
     from tamis.score_table import read_score_table
-    from tamis.selection import select as run
-    from tamis.selection import write_selection
+    from tamis.selection.files import read_embeddings, write_selection
+    from tamis.selection.selecting import select as run
 
-    settings = selection_settings(metric, keep, prune, count, side, class_balance, seed)
-    chosen = run(read_score_table(scores), settings)
+    settings = selection_settings(
+        metric,
+        keep,
+        prune,
+        count,
+        side,
+        class_balance,
+        seed,
+        hardest_cut=hardest_cut,
+        strata=strata,
+        neighbours=neighbours,
+        gamma=gamma,
+    )
+    refuse_other_suffix(out, ".parquet")
+    refuse_existing(out, overwrite)
+    table = read_score_table(scores)
+    rows = read_embeddings(embeddings, len(table.example_ids)) if embeddings else None
+    with show_progress() as progress:
+        chosen = run(table, settings, embeddings=rows, progress=progress)
     write_selection(chosen, out, overwrite=overwrite)
     n_kept = len(chosen.example_ids)
     if json:
@@ -270,9 +201,14 @@ def selection_settings(
     keep: float | None,
     prune: float | None,
     count: int | None,
-    side: Literal["hard", "easy", "random"] | None,
+    side: SideName | None,
     class_balance: float | None,
     seed: int,
+    *,
+    hardest_cut: float | None,
+    strata: int | None,
+    neighbours: int | None,
+    gamma: float | None,
 ) -> SelectionSettings:
     """Selection options as the function takes them; ``--prune p`` is ``--keep 1-p``.
 
@@ -282,7 +218,7 @@ def selection_settings(
         UsageError: Options out of range or in contradiction.
     """
     from tamis.errors import UsageError
-    from tamis.selection import SelectionSettings
+    from tamis.selection.settings import SelectionSettings
 
     if prune is not None:
         if keep is not None:
@@ -307,4 +243,15 @@ def selection_settings(
             found=metric,
             do="leave one of the two out",
         )
-    return SelectionSettings(metric, keep, count, side or "hard", class_balance or 0.0, seed)
+    return SelectionSettings(
+        metric,
+        keep,
+        count,
+        side or "hard",
+        class_balance or 0.0,
+        seed,
+        hardest_cut,
+        strata,
+        neighbours,
+        gamma,
+    )

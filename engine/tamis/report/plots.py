@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.agreement import cluster_metrics
 from tamis.report.summary import AccuracyTable
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ __all__ = ["accuracy_plot", "class_keep_plot", "correlation_plot", "histogram_pl
 # Okabe & Ito's palette, readable with every kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 _GREY = "#666666"
+_LINES = {"easy": "--", "stratified": "-.", "moderate": ":"}
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -43,7 +45,7 @@ def accuracy_plot(table: AccuracyTable) -> Figure:
             yerr=[0.0 if np.isnan(a.half_width) else 100 * a.half_width for a in accuracies],
             label=row.name,
             color="black" if is_random else colour[row.metric],
-            linestyle="--" if row.side == "easy" else "-",
+            linestyle=_LINES.get(row.side, "-"),
             linewidth=2.2 if is_random else 1.4,
             marker="o",
             markersize=4,
@@ -101,20 +103,33 @@ def class_keep_plot(
 
 
 def correlation_plot(names: list[str], correlation: NDArray[np.float64]) -> Figure:
-    """Spearman's rank correlation between metrics."""
-    side = 2.2 + 0.5 * len(names)
-    figure = _figure(side + 0.6, side)
-    axes = figure.add_subplot()
-    image = axes.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    """Spearman's rank correlation between metrics, clustered; the tree says in which order."""
+    from scipy.cluster.hierarchy import dendrogram
+
+    clusters = cluster_metrics(correlation)
+    order = clusters.order
+    side = 2.2 + 0.42 * len(names)
+    figure = _figure(side + 0.6, side + 0.7)
+    above, axes = figure.subplots(2, 1, height_ratios=[1, 7])
+    if len(names) > 1:
+        dendrogram(
+            clusters.linkage, ax=above, no_labels=True, color_threshold=0,
+            above_threshold_color=_GREY,
+        )  # fmt: skip
+    above.set_axis_off()
+    image = axes.imshow(
+        correlation[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto"
+    )
+    ordered = [names[place] for place in order]
+    axes.set_xticks(range(len(names)), ordered, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), ordered, fontsize=8)
     for row, column in np.ndindex(*correlation.shape):
-        value = correlation[row, column]
+        value = correlation[order[row], order[column]]
         dark = abs(value) > 0.6
         axes.text(
-            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
-            color="white" if dark else "black",
+            column, row, "–" if np.isnan(value) else f"{value:.2f}", ha="center", va="center",
+            fontsize=7 if len(names) < 15 else 6, color="white" if dark else "black",
         )  # fmt: skip
-    axes.set_title("Spearman's rank correlation of the scores", fontsize=10)
-    figure.colorbar(image, ax=axes, shrink=0.8)
+    above.set_title("Spearman's rank correlation of the scores", fontsize=10)
+    figure.colorbar(image, ax=[above, axes], shrink=0.6)
     return figure

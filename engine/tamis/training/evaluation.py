@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tamis.arrays import to_numpy
 from tamis.inference import infer
 from tamis.loaders.batch import Loader
 from tamis.models.small_resnet import SmallResNet
@@ -38,9 +39,10 @@ def evaluate(
     right, count, losses = np.zeros(n_classes), np.zeros(n_classes), 0.0
     for outputs in infer(model, loader, device):
         scores = row_scores(outputs.logits, outputs.labels)
-        losses += float(scores.loss.sum(dtype=np.float64))
-        count += np.bincount(outputs.labels, minlength=n_classes)
-        right += np.bincount(outputs.labels[scores.correct], minlength=n_classes)
+        losses += float(scores.loss.double().sum())
+        labels, correct = to_numpy(outputs.labels), to_numpy(scores.correct)
+        count += np.bincount(labels, minlength=n_classes)
+        right += np.bincount(labels[correct], minlength=n_classes)
     per_class = np.full(n_classes, np.nan)
     np.divide(right, count, out=per_class, where=count > 0)
     return Evaluation(float(right.sum() / count.sum()), losses / count.sum(), per_class)

@@ -106,6 +106,7 @@ def train(
     steps: int,
     seeds: Seeds,
     device: torch.device,
+    stop_after: int | None = None,
     observer: Observer | None = None,
     progress: Progress = QUIET,
     label: str = "train",
@@ -123,6 +124,8 @@ def train(
         steps: Optimizer steps, see :func:`n_steps`.
         seeds: ``init`` is used here, the others by the loader.
         device: Where to train.
+        stop_after: Epochs after which the training is broken off, as it then is; None goes on to
+            the end. The rate follows ``steps`` either way.
         observer: Watches the run.
         progress: Told of every step.
         label: Names the run in the progress.
@@ -140,30 +143,35 @@ def train(
         )
     model = _new_model(recipe, n_classes, seeds, device)
     optimizer = _optimizer(model, recipe)
-    start, seen, losses = time.perf_counter(), 0, _EpochLosses()
-    with progress.task(label, steps) as advance:
+    start, seen, taken, losses = time.perf_counter(), 0, 0, _EpochLosses()
+    with progress.task(label, min(steps, (stop_after or recipe.epochs) * len(loader))) as advance:
         for step, epoch, batch in _schedule(loader, steps):
             if batch is None:
                 losses.close(recipe, epoch)
                 if observer is not None:
                     observer.on_epoch_end(epoch, model)
+                if epoch + 1 == stop_after:
+                    break
                 continue
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _triangle((step + 0.5) / steps, recipe.warmup)
             with autocast(device):
-                logits = model(batch.images.to(device, non_blocking=True))
+                features = model.features(batch.images.to(device, non_blocking=True))
+            # In float32: scores are read off these logits, too.
+            logits = model.head(features.float())
             labels = batch.labels.to(device)
-            loss = nn.functional.cross_entropy(logits.float(), labels)
+            loss = nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seen += len(labels)
             losses.add(loss.detach(), len(labels))
             if observer is not None:
-                observer.on_batch(epoch, batch.example_ids, labels, logits.detach().float())
+                observer.on_batch(epoch, batch.example_ids, labels, logits.detach())
+            taken = step + 1
             advance()
     seconds = time.perf_counter() - start
-    return Trained(model.eval(), steps, seen, seconds, tuple(losses.means))
+    return Trained(model.eval(), taken, seen, seconds, tuple(losses.means))
 
 
 def _new_model(recipe: Recipe, n_classes: int, seeds: Seeds, device: torch.device) -> SmallResNet:

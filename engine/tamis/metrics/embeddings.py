@@ -1,0 +1,146 @@
+"""The embeddings of a campaign: computed once, kept with its other results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tamis.encoders.base import Encoder
+from tamis.encoders.embedding import embed_bundle, embed_examples, encoder_loader
+from tamis.encoders.embedding_file import open_embeddings
+from tamis.encoders.opening import open_or_train
+from tamis.encoders.spec import parse_spec
+from tamis.encoders.unfinished import left_behind
+from tamis.errors import UsageError
+from tamis.metrics.context import Context
+from tamis.metrics.metric import Metric
+from tamis.prototypes import check_k
+
+__all__ = ["EmbeddingWork"]
+
+_EXAMPLES_PER_PROTOTYPE = 10
+
+
+class EmbeddingWork:
+    """Embeddings by the campaign's encoder, or those that were made elsewhere.
+
+    Args:
+        context: The campaign's.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._spec = parse_spec(context.settings.encoder)
+        self._provenance: dict[str, Any] | None = None
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Numbers of prototypes; the first is that of all metrics."""
+        context = self._context
+        # With a prototype for every few examples, each would be its own prototype.
+        most = max(1, context.n_examples // _EXAMPLES_PER_PROTOTYPE)
+        return context.settings.k or (min(context.bundle.n_classes, most),)
+
+    def check(self, metrics: Sequence[Metric]) -> None:
+        """Refuse encoders, files and numbers of prototypes that cannot be used."""
+        context = self._context
+        if self._spec.kind == "npy":
+            open_embeddings(Path(self._spec.argument), context.bundle)
+        elif self._spec.kind != "selfsup":
+            _ = self._encoder
+        for k in context.settings.k:
+            check_k(k, context.n_examples)
+        sizes = np.bincount(context.labels)
+        if any(metric.name == "prototypes" for metric in metrics) and sizes.max() < 2:
+            raise UsageError(
+                "--metrics prototypes",
+                expected="classes of several examples",
+                found="one example in every class, which is its own mean",
+                do="use selfsup-prototypes, or a larger set",
+            )
+
+    def are_there(self) -> bool:
+        """Whether they were computed before, here or elsewhere."""
+        return self._spec.kind == "npy" or (self._file is not None and self._file.exists())
+
+    def rows(self) -> NDArray[np.float32]:
+        """(n, d) float32, mapped from a file where there is one."""
+        context = self._context
+        if self._spec.kind == "npy":
+            return self._read(Path(self._spec.argument))
+        if self._file is None:
+            self._provenance = self._encoder.provenance()
+            loader = encoder_loader(
+                context.bundle,
+                self._encoder,
+                context.device,
+                backend=context.backend,
+                on_error=context.settings.on_error,
+                selection=context.ids,
+                progress=context.progress,
+            )
+            return embed_examples(self._encoder, loader, progress=context.progress)
+        if not self._file.exists():
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            embed_bundle(
+                context.bundle,
+                self._encoder,
+                self._file,
+                context.device,
+                backend=context.backend,
+                on_error=context.settings.on_error,
+                resume=bool(left_behind(self._file)),
+                progress=context.progress,
+            )
+        return self._read(self._file)
+
+    def provenance(self) -> dict[str, Any]:
+        """What the scores depend on; after :meth:`rows`."""
+        settings = self._context.settings
+        return {
+            "encoder": settings.encoder,
+            "embeddings": self._provenance,
+            "k": self.ks[0],
+            "seed": settings.seed,
+        }
+
+    def _read(self, path: Path) -> NDArray[np.float32]:
+        context = self._context
+        found = open_embeddings(path, context.bundle)
+        self._provenance = found.provenance
+        rows = found.rows
+        if context.n_examples < len(rows):
+            rows = rows[context.positions]
+        return np.asarray(rows, np.float32)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        context, settings = self._context, self._context.settings
+        return open_or_train(
+            settings.encoder,
+            context.bundle,
+            context.device,
+            recipe=settings.recipe,
+            selfsup=settings.selfsup,
+            seed=settings.seed,
+            backend=context.backend,
+            on_error=settings.on_error,
+            progress=context.progress,
+        )
+
+    @cached_property
+    def _file(self) -> Path | None:
+        """Where they are kept; None where nothing is."""
+        context, settings = self._context, self._context.settings
+        about = context.about()
+        if self._spec.kind == "selfsup":  # known by what it will be trained with
+            about["encoder"] = [asdict(settings.selfsup), settings.seed]
+        else:
+            about["encoder"] = self._encoder.provenance()
+        return context.store.path(f"{context.store.name('embeddings', 0, **about)}.npy")

@@ -1,0 +1,217 @@
+"""Trainings on random subsets, for what an example does to networks that saw it or did not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tamis.arrays import to_numpy
+from tamis.hashing import example_hash
+from tamis.inference import infer
+from tamis.metrics.context import Context
+from tamis.metrics.evidence import SubsetRuns
+from tamis.metrics.label_errors import class_thresholds, confident_elsewhere, label_doubt
+from tamis.metrics.store import Arrays, model_digest
+from tamis.models.small_resnet import SmallResNet
+from tamis.training.loop import Seeds, n_steps, train
+from tamis_kernels import row_scores
+
+__all__ = ["BLOCK", "SubsetTrainings", "subset_mask"]
+
+BLOCK = 10  # networks; within each block every example is in equally many subsets
+
+# Apart from the seeds of the networks on the whole set.
+_FIRST_SEED = 1_000_000
+
+
+def subset_mask(
+    example_ids: NDArray[np.int64], share: float, seed: int, number: int
+) -> NDArray[np.bool_]:
+    """Which examples a network is trained on.
+
+    Of each ten networks in a row, an example is in exactly ``10 · share`` subsets, chosen at random
+    for each example. Feldman & Zhang draw each subset alone, which leaves some examples in all
+    subsets, or in none, where there are few; for a single network the two are alike but for the
+    subset's size, which here varies by about √n.
+
+    Args:
+        example_ids: (n,) int64.
+        share: A multiple of 0.1 between 0.1 and 0.9.
+        seed: The campaign's.
+        number: Of the network, from 0.
+
+    Returns:
+        (n,) bool. O(n).
+    """
+    block, place = divmod(number, BLOCK)
+    keys = [example_hash(example_ids, seed, "subset", block, k) for k in range(BLOCK)]
+    rank = np.zeros(len(example_ids), np.int8)
+    for other in range(BLOCK):
+        before = keys[other] < keys[place]
+        if other < place:
+            before |= keys[other] == keys[place]
+        rank += before
+    return rank < round(BLOCK * share)
+
+
+class SubsetTrainings:
+    """Networks trained on random subsets, by the recipe and for its epochs.
+
+    Args:
+        context: The campaign's.
+        test: Whether the networks are asked about the test set.
+    """
+
+    def __init__(self, context: Context, *, test: bool) -> None:
+        self._context, self._test = context, test
+        self.numbers = range(context.settings.subset_models)
+
+    @property
+    def bytes_of_a_run(self) -> int:
+        """On disk, without the network and its answers on the test set."""
+        n = self._context.n_examples
+        return 2 * (n // 8) + round(2 * n * (1 - self._context.settings.subset_share))
+
+    def missing(self) -> list[int]:
+        """Numbers of the networks that have to be trained."""
+        return [number for number in self.numbers if not self._is_there(number)]
+
+    def run(self) -> None:
+        """Train what is missing, and ask kept networks about a test set that is new."""
+        missing = self.missing()
+        for i, number in enumerate(missing):
+            self._train(number, f"score: subset network {i + 1} of {len(missing)}")
+        for number in self.numbers if self._test else ():
+            self._ask_about_test(number)
+
+    def evidence(self) -> SubsetRuns:
+        """What all networks say. m · (n + n_test) / 8 bytes each for three and one of them."""
+        n = self._context.n_examples
+        masks, correct, flags, tests = [], [], [], []
+        doubt, held_out = np.zeros(n), np.zeros(n, np.int64)
+        for number in self.numbers:
+            kept = self._load(number)
+            mask = self._mask(number)
+            masks.append(np.packbits(mask))
+            correct.append(kept["correct"])
+            flags.append(kept["flags"])
+            doubt[~mask] += kept["doubt"]
+            held_out += ~mask
+            if self._test:
+                tests.append(self._load_test(number))
+        test = self._context.test
+        return SubsetRuns(
+            masks,
+            correct,
+            flags,
+            tests if self._test else None,
+            doubt / held_out,
+            n,
+            test.n_examples if test is not None else 0,
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """What the scores depend on."""
+        settings = self._context.settings
+        test = self._context.test
+        return {
+            "models": len(self.numbers),
+            "subset_share": settings.subset_share,
+            "seed": settings.seed,
+            "recipe": settings.recipe.name,
+            "recipe_digest": settings.recipe.digest,
+            "epochs": settings.recipe.epochs,
+            "networks": [str(self._load(number, "network")["network"]) for number in self.numbers],
+            "test": test.digest if self._test and test is not None else None,
+        }
+
+    def _train(self, number: int, label: str) -> None:
+        context, recipe = self._context, self._context.settings.recipe
+        mask = self._mask(number)
+        seeds = Seeds.from_one(context.settings.seed + _FIRST_SEED + number)
+        n_kept = int(mask.sum())
+        trained = train(
+            context.training(seeds, context.ids[mask]),
+            recipe,
+            context.bundle.n_classes,
+            steps=n_steps(n_kept, n_kept, recipe, "epochs"),
+            seeds=seeds,
+            device=context.device,
+            progress=context.progress,
+            label=label,
+        )
+        arrays = self._ask(trained.model, mask)
+        arrays["network"] = np.array(model_digest(trained.model))
+        self._context.store.save_model(self._name(number), trained.model)
+        self._context.store.save(self._name(number), arrays)
+
+    def _ask(self, model: SmallResNet, mask: NDArray[np.bool_]) -> Arrays:
+        """Two passes over the held-out examples, because thresholds come from all of them."""
+        context = self._context
+        n_classes = context.bundle.n_classes
+        correct, p_label = [], []
+        for outputs in infer(model, context.evaluation(), context.device):
+            scores = row_scores(outputs.logits, outputs.labels)
+            correct.append(to_numpy(scores.correct))
+            p_label.append(scores.p_label)
+        held_out = torch.from_numpy(~mask)
+        labels = torch.from_numpy(np.asarray(context.labels, np.int64))
+        thresholds = class_thresholds(
+            torch.cat(p_label).cpu()[held_out], labels[held_out], n_classes
+        ).to(context.device)
+        flags, doubt = np.zeros(context.n_examples, np.bool_), []
+        flagged = []
+        for outputs in infer(model, context.evaluation(context.ids[~mask]), context.device):
+            p = torch.softmax(outputs.logits, dim=1)
+            flagged.append(to_numpy(confident_elsewhere(p, outputs.labels, thresholds)))
+            doubt.append(to_numpy(label_doubt(p, outputs.labels, thresholds)))
+        flags[~mask] = np.concatenate(flagged)
+        return {
+            "correct": np.packbits(np.concatenate(correct)),
+            "flags": np.packbits(flags),
+            "doubt": np.concatenate(doubt).astype(np.float16),
+        }
+
+    def _ask_about_test(self, number: int) -> None:
+        context, name = self._context, self._test_name(number)
+        if context.store.holds(name):
+            return
+        model = context.store.load_model(self._name(number), context.device)
+        assert model is not None  # saved before its arrays
+        correct = [
+            to_numpy(row_scores(outputs.logits, outputs.labels).correct)
+            for outputs in infer(model, context.testing(), context.device)
+        ]
+        context.store.save(name, {"correct": np.packbits(np.concatenate(correct))})
+
+    def _is_there(self, number: int) -> bool:
+        return self._context.store.holds(self._name(number))
+
+    def _load(self, number: int, *only: str) -> Arrays:
+        kept = self._context.store.load(self._name(number), *only)
+        assert kept is not None  # after run()
+        return kept
+
+    def _load_test(self, number: int) -> NDArray[np.uint8]:
+        kept = self._context.store.load(self._test_name(number))
+        assert kept is not None  # after run()
+        return kept["correct"]
+
+    def _mask(self, number: int) -> NDArray[np.bool_]:
+        settings = self._context.settings
+        return subset_mask(self._context.ids, settings.subset_share, settings.seed, number)
+
+    def _name(self, number: int) -> str:
+        settings = self._context.settings
+        about = self._context.about()
+        return self._context.store.name(
+            "subset", number, **about, share=round(settings.subset_share, 1), seed=settings.seed
+        )
+
+    def _test_name(self, number: int) -> str:
+        test = self._context.test
+        assert test is not None  # checked by the campaign
+        return self._context.store.name("test", number, of=self._name(number), test=test.digest)

@@ -1,0 +1,42 @@
+"""Per-example gradients of the loss with respect to all weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tamis.loaders.batch import Batch
+from tamis.models.small_resnet import SmallResNet
+
+__all__ = ["gradient_norms"]
+
+_CHUNK = 32  # examples whose gradients are held at once: as many times the network's weights
+
+
+def gradient_norms(model: SmallResNet, batch: Batch) -> Tensor:
+    """‖∇ of the cross-entropy‖₂ of each example alone, over all weights (GraNd, Paul et al. 2021).
+
+    In evaluation mode, so that no example depends on its batch. One backward pass an example: some
+    hundred times what :func:`tamis_kernels.last_layer_grand` costs.
+
+    Args:
+        model: In evaluation mode.
+        batch: Images, labels.
+
+    Returns:
+        (b,) float32 on the device of the model.
+    """
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+
+    def loss(weights: Mapping[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = torch.func.functional_call(model, (dict(weights), buffers), (image[None],))
+        return nn.functional.cross_entropy(logits, label[None])
+
+    one_by_one = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), chunk_size=_CHUNK)
+    device = next(iter(weights.values())).device
+    gradients = one_by_one(weights, batch.images.to(device).float(), batch.labels.to(device))
+    squares = [part.flatten(1).double().square().sum(dim=1) for part in gradients.values()]
+    return torch.stack(squares).sum(dim=0).sqrt().float()
