@@ -182,8 +182,14 @@ def test_a_damaged_result_is_named(bundle: Bundle, tmp_path: Path) -> None:
     score(bundle, metrics, settings, CPU, work=tmp_path)
     (path,) = tmp_path.glob("full-*.npz")
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ScoreTableError, match=r"a damaged file .*; remove it .*: rm "):
+    with pytest.raises(ScoreTableError, match=r"a damaged file .*; have the run repeated: rm "):
         score(bundle, metrics, settings, CPU, work=tmp_path)
+    path.unlink()
+    score(bundle, metrics, settings, CPU, work=tmp_path)
+    for network in tmp_path.glob("early-*.pt"):
+        network.unlink()
+    with pytest.raises(ScoreTableError, match=r"\.pt: .*no file.*: rm .*\.npz"):
+        score(bundle, get_metrics(["grand-full"]), settings, CPU, work=tmp_path)
 
 
 def test_a_plan_counts_what_is_missing(bundle: Bundle, test_bundle: Bundle) -> None:

@@ -184,7 +184,7 @@ def test_a_checkpoint_gives_the_same_network(
 ) -> None:
     trained, record = train_on_bundle(training, testing, replace(SHORT, epochs=1), device=CPU)
     write_run(tmp_path / "run", record, trained.model)
-    loaded = load_checkpoint(tmp_path / "run", CPU)
+    loaded = load_checkpoint(tmp_path / "run", CPU).model
     assert np.array_equal(weights(loaded), weights(trained.model))
     written = json.loads((tmp_path / "run" / "record.json").read_text())
     assert written["test_accuracy"] == record.test_accuracy

@@ -1,4 +1,4 @@
-"""``tamis bench scale``: time and memory of the work on bundles, from ten thousand examples up."""
+"""``tamis bench scale``: time and memory of the work on bundles and scores as they grow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from tamis.benchmarks.material import photographs, repeated
 from tamis.benchmarks.measuring import Row
@@ -24,7 +26,7 @@ __all__ = ["IMAGENET", "bench_scale"]
 IMAGENET = 1_281_167
 _PICTURES = 200
 # The kernel hands a parent's ru_maxrss on to what it starts; VmHWM is the process's own.
-_TAMIS = """
+_PEAK = """
 import atexit, sys
 from pathlib import Path
 note = Path(sys.argv.pop())
@@ -32,10 +34,19 @@ def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     note.write_text(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 atexit.register(peak)
+"""
+_TAMIS = """
 from tamis.cli import main
 main()
 """
 _SIDE = 64  # about 2 kB each: an ImageNet-sized bundle takes 3 GB
+_WATCH = """
+import sys
+from tamis.benchmarks.watching import watch_epochs
+watch_epochs(int(sys.argv[1]))
+"""
+_FEATURES, _PROTOTYPES = 512, 1000
+_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,9 @@ def bench_scale(
     progress: Progress = QUIET,
 ) -> list[Row]:
     """Run commands on bundles of growing size, each in a process of its own.
+
+    Besides what is done with bundles: prototypes (class means and 1,000 by k-means) of random
+    embeddings of 512 columns, and the statistics of two epochs of 1,000 classes.
 
     Needs about 8 GB of disk in ``folder`` for the largest size.
 
@@ -74,7 +88,7 @@ def bench_scale(
             open_bundle_images(images.path), small, ConvertSettings(max_side=_SIDE, mode="jpeg")
         )
         first: dict[str, float] = {}
-        with progress.task("bench scale", 4 * len(sizes)) as advance:
+        with progress.task("bench scale", 6 * len(sizes)) as advance:
             for size in sizes:
                 for command, cost in _commands(small, work, size, advance):
                     rate = size / cost.seconds
@@ -105,14 +119,38 @@ def _commands(
         ("cut half", ["cut", whole, out, "--side", "random", "--keep", "0.5"]),
         ("convert", ["convert", whole, out]),
     ):
-        yield name, _cost([*map(str, arguments), "--json"], work / "peak")
+        yield name, _cost(_TAMIS, [*map(str, arguments), "--json"], work / "peak")
         out.unlink(missing_ok=True)
         advance()
-    whole.unlink()
+    rows, table = work / "rows.npy", work / "out.parquet"
+    _write_embeddings(rows, size)
+    k = min(_PROTOTYPES, size // 10)
+    encoder = ["--encoder", f"npy:{rows}", "--k", str(k)]
+    metrics = ["--metrics", "prototypes,selfsup-prototypes"]
+    yield (
+        "prototypes",
+        _cost(_TAMIS, ["score", str(whole), str(table), *metrics, *encoder], work / "peak"),
+    )
+    for file in (rows, table, whole):
+        file.unlink()
+    advance()
+    yield "statistics of two epochs", _cost(_WATCH, [str(size)], work / "peak")
+    advance()
 
 
-def _cost(arguments: list[str], note: Path) -> _Cost:
-    command = [sys.executable, "-c", _TAMIS, *arguments, str(note)]
+def _write_embeddings(path: Path, n: int) -> None:
+    """Random rows around a hundred centres, block by block."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(100, _FEATURES)).astype(np.float32)
+    rows = np.lib.format.open_memmap(path, "w+", np.float32, (n, _FEATURES))
+    for start in range(0, n, _BLOCK):
+        block = rows[start : start + _BLOCK]
+        rng.standard_normal(out=block, dtype=np.float32)
+        block += centres[rng.integers(0, 100, len(block))]
+
+
+def _cost(code: str, arguments: list[str], note: Path) -> _Cost:
+    command = [sys.executable, "-c", _PEAK + code, *arguments, str(note)]
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     seconds = time.perf_counter() - start

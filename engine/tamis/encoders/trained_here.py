@@ -32,7 +32,8 @@ def open_run(spec: EncoderSpec, device: torch.device, resolution: int | None) ->
         BundleError: No run, or a damaged one.
         UsageError: Another resolution than it was trained at.
     """
-    model = load_checkpoint(Path(spec.argument), device)
+    checkpoint = load_checkpoint(Path(spec.argument), device)
+    model = checkpoint.model
     trained_at = int(model.config["resolution"])
     if resolution not in (None, trained_at):
         raise unusable(
@@ -41,7 +42,8 @@ def open_run(spec: EncoderSpec, device: torch.device, resolution: int | None) ->
             found=f"--resolution {resolution}",
             do="leave --resolution out",
         )
-    return _encoder(spec.text, model, device, labels_used=True)
+    labels_used = checkpoint.objective == "supervised"
+    return _encoder(spec.text, model, device, labels_used=labels_used)
 
 
 def train_selfsup(

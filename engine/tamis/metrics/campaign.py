@@ -69,7 +69,7 @@ def score(
     """Compute metrics for every example of a bundle.
 
     Trains what :func:`plan_campaign` says, whatever the number of metrics. Memory besides the
-    loader's: some 180 bytes an example while networks train; for m subset networks m bytes an
+    loader's: some 190 bytes an example while networks train; for m subset networks m bytes an
     example, and m bits each for four more; for embeddings n · d floats.
 
     Args:

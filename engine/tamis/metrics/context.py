@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tamis import __version__
 from tamis.bundles.bundle import Bundle
 from tamis.errors import BundleError
 from tamis.loaders.batch import Loader, Skipped
@@ -84,6 +85,9 @@ class Context:
             "bundle": self.bundle.digest,
             "examples": hashlib.sha256(self.positions.tobytes()).hexdigest(),
             "recipe": asdict(self.settings.recipe),
+            # DALI's filter gives slightly other pixels than the other loaders, which agree.
+            "pixels": "dali" if self.backend == "dali" else "area",
+            "tamis": __version__,
         }
 
     def leave_out_damaged(self) -> None:

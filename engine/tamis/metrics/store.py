@@ -81,16 +81,14 @@ class RunStore:
         torch.save({"config": model.config, "state": model.state_dict()}, buffer)
         self._write(f"{name}.pt", buffer.getvalue())
 
-    def load_model(self, name: str, device: torch.device) -> SmallResNet | None:
-        """A network by name, or None.
+    def load_model(self, name: str, device: torch.device) -> SmallResNet:
+        """A network by name.
 
         Raises:
-            ScoreTableError: A damaged file.
+            ScoreTableError: A damaged file, or none.
         """
-        raw = self._read(f"{name}.pt")
-        if raw is None:
-            return None
         try:
+            raw = self._read(f"{name}.pt")
             kept = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
             model = SmallResNet(**kept["config"])
             model.load_state_dict(kept["state"])
@@ -107,10 +105,8 @@ class RunStore:
             return io.BytesIO(self._kept[file])
         return (self._folder / file).open("rb")
 
-    def _read(self, file: str) -> bytes | None:
-        if self._folder is None:
-            return self._kept.get(file)
-        return (self._folder / file).read_bytes() if self._has(file) else None
+    def _read(self, file: str) -> bytes:
+        return self._kept[file] if self._folder is None else (self._folder / file).read_bytes()
 
     def _write(self, file: str, content: bytes) -> None:
         if self._folder is None:
@@ -122,12 +118,12 @@ class RunStore:
 
     def _damaged(self, file: str, error: BaseException) -> ScoreTableError:
         assert self._folder is not None
-        path = self._folder / file
+        arrays = self._folder / file.replace(".pt", ".npz")
         return ScoreTableError(
-            path,
+            self._folder / file,
             expected="a finished run of a campaign",
             found=f"a damaged file ({first_line(error)})",
-            do=f"remove it to have the run repeated: rm {path}",
+            do=f"have the run repeated: rm {arrays}",
         )
 
 

@@ -180,7 +180,6 @@ class SubsetTrainings:
         if context.store.holds(name):
             return
         model = context.store.load_model(self._name(number), context.device)
-        assert model is not None  # saved before its arrays
         correct = [
             to_numpy(row_scores(outputs.logits, outputs.labels).correct)
             for outputs in infer(model, context.testing(), context.device)

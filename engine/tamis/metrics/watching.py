@@ -55,7 +55,7 @@ class RunWatch:
     """An :class:`tamis.training.loop.Observer` for any set of metrics.
 
     Memory an example: 16 bytes to find it, 17 for the counters and 8 for each tracked quantity, and
-    the trackers': 173 bytes with all metrics, a thousand classes and windows of ten epochs.
+    the trackers': 193 bytes with all metrics, a thousand classes and windows of ten epochs.
 
     Args:
         metrics: Those read off presentations and trackers.

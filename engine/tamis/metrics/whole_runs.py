@@ -165,7 +165,6 @@ class WholeRuns:
             return
         context = self._context
         model = context.store.load_model(self._name(kind, seed), context.device)
-        assert model is not None  # saved before its arrays
         kept |= snapshots(lacking, model, context.evaluation(), context.device)
         context.store.save(self._name(kind, seed), kept)
 
@@ -195,7 +194,7 @@ def _kept(known: Sequence[Metric], wanted: Sequence[Metric], needs: Needs) -> li
     """Those wanted, and those that cost no further pass."""
     return [
         metric
-        for metric in _of(known, needs)
+        for metric in _of(list(dict.fromkeys([*known, *wanted])), needs)
         if metric in wanted
         or not (isinstance(metric.reading, Snapshot) and metric.reading.measure is not None)
     ]

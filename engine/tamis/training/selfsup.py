@@ -19,7 +19,7 @@ from tamis.models.small_resnet import SmallResNet
 from tamis.progress import QUIET, Progress
 from tamis.training.recipes import Recipe
 
-__all__ = ["SelfsupSettings", "contrastive_loss", "random_views", "train_encoder"]
+__all__ = ["SelfsupSettings", "contrastive_loss", "new_encoder", "random_views", "train_encoder"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,14 @@ def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return nn.functional.cross_entropy(similarity, partner)
 
 
+def new_encoder(recipe: Recipe, seed: int, device: torch.device) -> SmallResNet:
+    """The recipe's network before its first step, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SmallResNet(1, recipe.width, recipe.resolution)
+    return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
 def train_encoder(
     loader: Loader,
     recipe: Recipe,
@@ -133,14 +141,13 @@ def train_encoder(
         The network in evaluation mode; use :meth:`SmallResNet.features`.
     """
     generator = torch.Generator().manual_seed(seed)
+    model = new_encoder(recipe, seed, device).train()
+    width = model.n_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SmallResNet(1, recipe.width, recipe.resolution)
-        width = model.n_features
         head = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, settings.projection)
         )
-    model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     head.to(device)
     steps = settings.epochs * len(loader)
     optimizer = torch.optim.AdamW(
