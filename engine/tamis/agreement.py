@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.errors import ScoreTableError
-from tamis.score_table import ScoreTable
+from tamis.score_table import ScoreColumn, ScoreTable
 from tamis.statistics import rank_correlation
+from tamis_kernels import select_top
 
 __all__ = ["Agreement", "Clusters", "cluster_metrics", "compare_tables", "correlate"]
 
@@ -44,7 +45,15 @@ class Agreement:
 
 
 def correlate(table: ScoreTable) -> NDArray[np.float64]:
-    """(m, m) Spearman's correlation of the table's columns, in their order."""
+    """(m, m) Spearman's correlation of the table's columns, in their order.
+
+    Raises:
+        ScoreTableError: A table without scores.
+    """
+    if not table.columns:
+        raise ScoreTableError(
+            "score table", expected="metrics", found="none", do="run: tamis score"
+        )
     return rank_correlation(np.stack([column.values for column in table.columns.values()]))
 
 
@@ -70,14 +79,15 @@ def compare_tables(one: ScoreTable, other: ScoreTable) -> dict[str, Agreement]:
     """Metric → agreement, for the metrics that both tables hold, in the order of the first.
 
     Raises:
-        ScoreTableError: Tables of different bundles, or without a common metric or example.
+        ScoreTableError: Tables of different bundles, or without a common metric or example; or
+            the same networks in both, which would agree with themselves.
     """
     if one.bundle_digest != other.bundle_digest:
         raise ScoreTableError(
             "score tables",
             expected=f"two of the same bundle ({one.bundle_digest})",
             found=f"another one's ({other.bundle_digest})",
-            do="score the same bundle twice, with two seeds",
+            do="score the same bundle twice, with --seed 0 and --seed 1000",
         )
     names = [name for name in one.columns if name in other.columns]
     _, mine, theirs = np.intersect1d(
@@ -90,6 +100,16 @@ def compare_tables(one: ScoreTable, other: ScoreTable) -> dict[str, Agreement]:
             found=f"{len(names)} metrics, {len(mine)} examples",
             do="score the same metrics in both",
         )
+    shared = [
+        name for name in names if _networks(one.columns[name]) & _networks(other.columns[name])
+    ]
+    if shared:
+        raise ScoreTableError(
+            "score tables",
+            expected="two campaigns that share no network",
+            found=f"the same networks behind {', '.join(shared)}",
+            do="give their --seed values that lie farther apart than the number of networks",
+        )
     return {
         name: _agreement(one.columns[name].values[mine], other.columns[name].values[theirs])
         for name in names
@@ -97,7 +117,14 @@ def compare_tables(one: ScoreTable, other: ScoreTable) -> dict[str, Agreement]:
 
 
 def _agreement(a: NDArray[np.float32], b: NDArray[np.float32]) -> Agreement:
-    n_hardest = max(1, len(a) // 10)
-    hardest = [set(np.argsort(-values, kind="stable")[:n_hardest].tolist()) for values in (a, b)]
+    n_hardest, places = max(1, len(a) // 10), np.arange(len(a))
+    # Ties are broken otherwise in each table, so that they agree no more than by chance.
+    one, other = (
+        select_top(values, places, n_hardest, seed=seed) for seed, values in enumerate((a, b))
+    )
     rho = float(rank_correlation(np.stack([a, b]))[0, 1])
-    return Agreement(rho, len(hardest[0] & hardest[1]) / n_hardest, len(a))
+    return Agreement(rho, float((one & other).sum()) / n_hardest, len(a))
+
+
+def _networks(column: ScoreColumn) -> set[str]:
+    return set(column.info.get("parameters", {}).get("networks", ()))

@@ -69,6 +69,23 @@ def test_campaigns_are_compared_by_example() -> None:
     assert compare_tables(one, unlike)["a"].hardest < 0.3
 
 
+def test_ties_agree_by_chance_only() -> None:
+    rng = np.random.default_rng(2)
+    tied = [(rng.random(5000) < 0.8).astype(np.float32) for _ in range(2)]
+    one, other = (table({"a": values}) for values in tied)
+    assert compare_tables(one, other)["a"].hardest == pytest.approx(0.1, abs=0.04)
+
+
+def test_campaigns_that_share_networks_are_refused() -> None:
+    scores = two_families()["a"]
+    info = [{"parameters": {"networks": names}} for names in (["n1", "n2"], ["n2", "n3"])]
+    one, other = (
+        replace(table({"a": scores}), columns={"a": ScoreColumn(scores, about)}) for about in info
+    )
+    with pytest.raises(ScoreTableError, match="the same networks behind a; give their --seed"):
+        compare_tables(one, other)
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     one = table(two_families())
     with pytest.raises(ScoreTableError, match="expected two of the same bundle"):

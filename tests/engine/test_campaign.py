@@ -71,7 +71,6 @@ BRIEF = CampaignSettings(
     models=2,
     subset_models=10,
     selfsup=SelfsupSettings(epochs=1),
-    k=(7,),
 )
 
 
@@ -81,7 +80,7 @@ def test_one_campaign_serves_all_metrics_and_says_how(
     fewer = partial(ZCoreSettings, n_samples=5000)  # a million take eight seconds
     monkeypatch.setattr("tamis.metrics.distances.ZCoreSettings", fewer)
     metrics = get_metrics(["all", "grand-full"])
-    done = score(bundle, metrics, BRIEF, CPU, test=test_bundle)
+    done = score(bundle, metrics, replace(BRIEF, k=(7,)), CPU, test=test_bundle)
     assert set(done.table.columns) == set(METRICS)
     assert done.table.bundle_digest == bundle.digest
     assert done.table.example_ids.tolist() == bundle.example_ids.tolist()
@@ -219,6 +218,10 @@ def test_what_would_fail_later_is_refused_first(bundle: Bundle, test_bundle: Bun
     brief = replace(BRIEF, recipe=replace(SHORT, epochs=4))
     with pytest.raises(UsageError, match="dual: expected a recipe of at least 5 epochs, found 4"):
         score(bundle, get_metrics(["dual"]), brief, CPU)
+    with pytest.raises(UsageError, match="--k: expected a metric of embeddings"):
+        score(bundle, get_metrics(["loss"]), replace(BRIEF, k=(5,)), CPU)
+    with pytest.raises(UsageError, match="--k: expected different numbers"):
+        replace(BRIEF, k=(5, 5))
     with pytest.raises(UsageError, match="expected a multiple of ten"):
         replace(BRIEF, subset_models=15)
     with pytest.raises(UsageError, match=r"expected 0\.1, 0\.2"):
@@ -283,12 +286,62 @@ def test_memorization_and_influence_count_networks_with_and_without(
         assert columns["influence-sum-abs"].values[i] == pytest.approx(total, rel=1e-5)
 
 
-def test_the_ensemble_acquires_what_it_is_unsure_of(bundle: Bundle) -> None:
-    found = score(bundle, get_metrics(["active-learning"]), BRIEF, CPU)
+def test_the_ensemble_acquires_what_it_is_unsure_of(bundle: Bundle, tmp_path: Path) -> None:
+    found = score(bundle, get_metrics(["active-learning"]), BRIEF, CPU, work=tmp_path)
     values = found.table.columns["active-learning"].values
     assert (values == 1).sum() == 320
-    # The rest is what the last round was surest of.
-    assert np.median(values[values < 1]) < 0.3
+    before = np.ones(400, np.bool_)
+    for number, size in ((0, 240), (1, 320)):
+        (path,) = tmp_path.glob(f"acquisition-{number:04d}-*.npz")
+        with np.load(path) as kept:
+            chosen = np.unpackbits(kept["chosen"], count=400).astype(np.bool_)
+            unsure = kept["unsure"]
+        assert chosen.sum() == size
+        if number:
+            acquired = chosen[~before]
+            assert unsure[acquired].min() >= unsure[~acquired].max()
+            assert unsure.std() > 0
+        before = chosen
+
+
+def test_other_weights_than_were_written_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    settings = replace(BRIEF, models=1)
+    score(bundle, get_metrics(["loss"]), settings, CPU, work=tmp_path)
+    (path,) = tmp_path.glob("early-*.pt")
+    kept = torch.load(path, weights_only=True)
+    kept["state"]["head.weight"] += 0.25
+    torch.save(kept, path)
+    with pytest.raises(ScoreTableError, match=r"other weights than were written"):
+        score(bundle, get_metrics(["grand-full"]), settings, CPU, work=tmp_path)
+
+
+def test_a_kept_encoder_is_not_trained_again(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = get_metrics(["selfsup-prototypes"])
+    first = score(bundle, metrics, replace(BRIEF, k=(5, 9)), CPU, work=tmp_path)
+    assert list(first.table.columns) == ["selfsup-prototypes", "selfsup-prototypes-k9"]
+    for path in tmp_path.glob("embeddings-*.npy"):
+        path.unlink()  # as if the kill had come before they were whole
+    monkeypatch.setattr("tamis.metrics.embeddings.train_encoder", None)
+    again = score(bundle, metrics, replace(BRIEF, k=(5, 9)), CPU, work=tmp_path)
+    assert columns_of(again) == columns_of(first)
+    assert first.table.columns["selfsup-prototypes"].info["labels_used"] is False
+
+
+def test_a_plan_after_another_early_epoch_counts_right(bundle: Bundle, tmp_path: Path) -> None:
+    metrics = get_metrics(["loss", "el2n"])
+    score(bundle, metrics, BRIEF, CPU, work=tmp_path)
+    changed = replace(BRIEF, early_epoch=1, early_models=3)
+    plan = plan_campaign(bundle, metrics, changed, CPU, work=tmp_path)
+    assert [(part.n, part.n_done) for part in plan.work] == [(2, 2), (3, 0)]
+    assert plan.trainings == pytest.approx(3 / 5)
+
+
+def test_sets_too_small_for_subsets_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    cut(bundle, tmp_path / "two.beton", bundle.example_ids[:2])
+    with pytest.raises(UsageError, match="expected subsets that keep some examples and leave"):
+        score(open_bundle(tmp_path / "two.beton"), get_metrics(["memorization"]), BRIEF, CPU)
 
 
 def test_the_self_supervised_metric_never_touches_labels(bundle: Bundle) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,33 @@ def test_evaluation_counts_as_a_loop_does(image_set: ImageSet) -> None:
     assert found.loss == pytest.approx(expected, rel=0.05)
     counts = np.bincount(part.labels.numpy(), minlength=10)
     assert found.accuracy == pytest.approx((found.per_class * counts).sum() / 100)
+
+
+def test_the_bar_counts_the_steps_of_the_budget(image_set: ImageSet) -> None:
+    class Counting:
+        total: int | None = 0
+        done = 0
+
+        @contextmanager
+        def task(self, description: str, total: int | None) -> Iterator[Callable[..., None]]:
+            self.total = total
+
+            def advance(units: int = 1) -> None:
+                self.done += units
+
+            yield advance
+
+    part, bar = image_set.subset(np.arange(100)), Counting()
+    seeds = Seeds.from_one(0)
+    # As many steps as a larger set would get, in many epochs; and broken off after the third.
+    train(memory_loader(part, 32), SHORT, 10, steps=30, seeds=seeds, device=CPU, progress=bar)
+    assert (bar.total, bar.done) == (30, 30)
+    bar = Counting()
+    done = train(
+        memory_loader(part, 32), SHORT, 10, steps=30, seeds=seeds, device=CPU, stop_after=3,
+        progress=bar,
+    )  # fmt: skip
+    assert (bar.total, bar.done, done.steps) == (12, 12, 12)
 
 
 def test_a_diverging_run_stops_and_says_so(image_set: ImageSet) -> None:

@@ -104,6 +104,7 @@ def score(
     from tamis.atomic import refuse_existing, refuse_other_suffix
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
+    from tamis.errors import UsageError
     from tamis.metrics.campaign import plan_campaign
     from tamis.metrics.campaign import score as run
     from tamis.metrics.registry import get_metrics
@@ -136,6 +137,8 @@ def score(
         _check_append(existing, opened, wanted, out, overwrite=overwrite, on_error=on_error)
     where = resolve_device(device)
     kept = work if work is not None else out.with_suffix(".campaign")
+    if kept.exists() and not kept.is_dir():
+        raise UsageError(kept, expected="a folder", found="a file", do="name another with --work")
     if dry_run:
         _print_plan(plan_campaign(opened, wanted, campaign, where, test=testing, work=kept), json)
         return
@@ -329,7 +332,6 @@ def metrics(
 def _cost_text(trainings: float, seconds: float | None) -> str:
     from tamis.units import duration_text
 
-    if not trainings:
-        return "\n"
-    alone = f", {duration_text(seconds)}" if seconds is not None else ""
-    return f"; alone {trainings:.3g} whole trainings{alone}\n"
+    parts = [f"{trainings:.3g} whole trainings"] if trainings else []
+    parts += [duration_text(seconds)] if seconds else []
+    return f"; alone {', '.join(parts)}\n" if parts else "\n"

@@ -89,6 +89,7 @@ class Acquisition:
             "shares": list(SHARES),
             "members": self.n_members,
             "seed": settings.seed,
+            "machine": self._context.machine(),
             "recipe": settings.recipe.name,
             "recipe_digest": settings.recipe.digest,
             "epochs": settings.recipe.epochs,

@@ -112,6 +112,8 @@ def plan_campaign(
     """
     campaign = _Campaign(bundle, metrics, settings, device, test, work, QUIET)
     campaign.check()
+    if settings.on_error == "skip":
+        campaign.context.leave_out_damaged()
     return campaign.plan()
 
 
@@ -159,6 +161,15 @@ class _Campaign:
                 )
         if self._embeddings is not None:
             self._embeddings.check(self._metrics)
+        elif settings.k:
+            raise UsageError(
+                "--k",
+                expected="a metric of embeddings, such as selfsup-prototypes",
+                found=", ".join(metric.name for metric in self._metrics),
+                do="leave it out",
+            )
+        if self._subsets is not None:
+            self._subsets.check()
 
     def _check_test(self, test: Bundle | None) -> None:
         asking = [
@@ -275,7 +286,13 @@ def _column(metric: Metric, values: NDArray[Any], parameters: dict[str, Any]) ->
         "version": metric.version,
         "high_means": metric.high_means,
         "flipped": metric.flipped,
-        "labels_used": metric.labels,
+        "labels_used": metric.labels or _encoder_saw_labels(parameters),
         "parameters": parameters,
     }
     return ScoreColumn(np.asarray(values, np.float32), about)
+
+
+def _encoder_saw_labels(parameters: dict[str, Any]) -> bool:
+    """What a file of embeddings, or the encoder itself, says of its training."""
+    about = parameters.get("embeddings") or {}
+    return bool(about.get("encoder", about).get("labels_used"))

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tamis import __version__
 from tamis.bundles.bundle import Bundle
 from tamis.errors import BundleError
 from tamis.loaders.batch import Loader, Skipped
@@ -20,7 +19,7 @@ from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.store import RunStore
 from tamis.progress import Progress
 from tamis.training.loop import Seeds, augmentation_for
-from tamis.training.runs import EVALUATION_BATCH
+from tamis.training.runs import EVALUATION_BATCH, environment
 
 __all__ = ["Context"]
 
@@ -87,7 +86,17 @@ class Context:
             "recipe": asdict(self.settings.recipe),
             # DALI's filter gives slightly other pixels than the other loaders, which agree.
             "pixels": "dali" if self.backend == "dali" else "area",
-            "tamis": __version__,
+            **self.machine(),
+        }
+
+    def machine(self) -> dict[str, str]:
+        """What arithmetic depends on, besides the number of threads."""
+        about = environment(self.device)
+        return {
+            "device": self.device.type,
+            "precision": about["precision"],
+            "torch": about["torch"],
+            "tamis": about["tamis"],
         }
 
     def leave_out_damaged(self) -> None:

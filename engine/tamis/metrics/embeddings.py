@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from tamis.encoders.base import Encoder
 from tamis.encoders.embedding import embed_bundle, embed_examples, encoder_loader
 from tamis.encoders.embedding_file import open_embeddings
-from tamis.encoders.opening import open_or_train
+from tamis.encoders.opening import open_encoder
 from tamis.encoders.spec import parse_spec
+from tamis.encoders.trained_here import selfsup_encoder
 from tamis.encoders.unfinished import left_behind
 from tamis.errors import UsageError
 from tamis.metrics.context import Context
 from tamis.metrics.metric import Metric
+from tamis.metrics.store import model_digest
+from tamis.models.small_resnet import SmallResNet
 from tamis.prototypes import check_k
+from tamis.training.selfsup import train_encoder
 
 __all__ = ["EmbeddingWork"]
 
@@ -80,7 +84,7 @@ class EmbeddingWork:
                 context.bundle,
                 self._encoder,
                 context.device,
-                backend=context.backend,
+                backend=self._backend,
                 on_error=context.settings.on_error,
                 selection=context.ids,
                 progress=context.progress,
@@ -88,17 +92,31 @@ class EmbeddingWork:
             return embed_examples(self._encoder, loader, progress=context.progress)
         if not self._file.exists():
             self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._embed(self._file)
+        return self._read(self._file)
+
+    def _embed(self, out: Path) -> None:
+        context = self._context
+
+        def embed(*, resume: bool) -> None:
             embed_bundle(
                 context.bundle,
                 self._encoder,
-                self._file,
+                out,
                 context.device,
-                backend=context.backend,
+                backend=self._backend,
                 on_error=context.settings.on_error,
-                resume=bool(left_behind(self._file)),
+                overwrite=not resume,
+                resume=resume,
                 progress=context.progress,
             )
-        return self._read(self._file)
+
+        try:
+            embed(resume=bool(left_behind(out)))
+        except UsageError:
+            if not left_behind(out):
+                raise
+            embed(resume=False)  # what was left belongs to another loader or version
 
     def provenance(self) -> dict[str, Any]:
         """What the scores depend on; after :meth:`rows`."""
@@ -122,25 +140,50 @@ class EmbeddingWork:
     @cached_property
     def _encoder(self) -> Encoder:
         context, settings = self._context, self._context.settings
-        return open_or_train(
-            settings.encoder,
-            context.bundle,
-            context.device,
-            recipe=settings.recipe,
-            selfsup=settings.selfsup,
-            seed=settings.seed,
-            backend=context.backend,
-            on_error=settings.on_error,
-            progress=context.progress,
-        )
+        if self._spec.kind == "selfsup":
+            return selfsup_encoder(
+                self._selfsup_network(),
+                settings.recipe,
+                settings.selfsup,
+                context.device,
+                seed=settings.seed,
+            )
+        side = settings.recipe.resolution if self._spec.kind == "pixels" else None
+        return open_encoder(settings.encoder, context.device, resolution=side)
+
+    def _selfsup_network(self) -> SmallResNet:
+        """Trained once on the examples that are scored, then kept."""
+        context, settings = self._context, self._context.settings
+        name = context.store.name("encoder", 0, **self._about())
+        if not context.store.holds(name):
+            model = train_encoder(
+                context.shuffled(settings.selfsup.batch_size, settings.seed),
+                settings.recipe,
+                settings.selfsup,
+                seed=settings.seed,
+                device=context.device,
+                progress=context.progress,
+            )
+            context.store.save_model(name, model)
+            context.store.save(name, {"network": np.array(model_digest(model))})
+        return context.store.load_model(name, context.device)
+
+    def _about(self) -> dict[str, Any]:
+        settings = self._context.settings
+        about = self._context.about()
+        if self._spec.kind == "selfsup":  # known by what it will be trained with
+            return about | {"encoder": [asdict(settings.selfsup), settings.seed]}
+        return about | {"encoder": self._encoder.provenance()}
+
+    @property
+    def _backend(self) -> str:
+        """The campaign's for images of its size; decoding others into memory does not pay."""
+        context = self._context
+        same = self._encoder.resolution == context.settings.recipe.resolution
+        return context.backend if same else context.settings.loader
 
     @cached_property
     def _file(self) -> Path | None:
         """Where they are kept; None where nothing is."""
-        context, settings = self._context, self._context.settings
-        about = context.about()
-        if self._spec.kind == "selfsup":  # known by what it will be trained with
-            about["encoder"] = [asdict(settings.selfsup), settings.seed]
-        else:
-            about["encoder"] = self._encoder.provenance()
-        return context.store.path(f"{context.store.name('embeddings', 0, **about)}.npy")
+        store = self._context.store
+        return store.path(f"{store.name('embeddings', 0, **self._about())}.npy")

@@ -136,7 +136,8 @@ def _whole_work(context: Context, one: _Seconds, whole: WholeRuns) -> list[Plann
     settings = context.settings
     full, early = whole.missing()
     n_full = len(whole.full_seeds)
-    n_early = len([seed for seed in whole.early_seeds if seed not in whole.full_seeds])
+    # A whole training that was kept may lack another early epoch.
+    n_early = len({*whole.early_seeds} - {*whole.full_seeds} | {*early})
     early_epoch, epochs = settings.early_epochs, settings.recipe.epochs
     part = early_epoch / epochs
     return [

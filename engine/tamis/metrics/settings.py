@@ -65,6 +65,13 @@ class CampaignSettings:
                 found=str(self.early_epoch),
                 do="leave it out for half of them",
             )
+        if len(set(self.k)) < len(self.k):
+            raise UsageError(
+                "--k",
+                expected="different numbers of prototypes",
+                found=", ".join(map(str, self.k)),
+                do="leave the repeated ones out",
+            )
         if self.subset_models < 10 or self.subset_models % 10:
             raise UsageError(
                 "--subset-models",

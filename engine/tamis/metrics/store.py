@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,7 +71,7 @@ class RunStore:
         try:
             with self._open(file) as source, np.load(source, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files if not only or key in only}
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
+        except Exception as error:  # zipfile raises a dozen kinds for damage
             raise self._damaged(f"{name}.npz", error) from error
 
     def save_model(self, name: str, model: SmallResNet) -> None:
@@ -89,9 +88,14 @@ class RunStore:
         """
         try:
             raw = self._read(f"{name}.pt")
+            known = str((self.load(name, "network") or {})["network"])
             kept = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
             model = SmallResNet(**kept["config"])
             model.load_state_dict(kept["state"])
+            if model_digest(model) != known:
+                raise ValueError("other weights than were written")
+        except ScoreTableError:
+            raise
         except Exception as error:  # torch names no class for what a damaged file raises
             raise self._damaged(f"{name}.pt", error) from error
         # As networks are trained: other layouts sum in another order.

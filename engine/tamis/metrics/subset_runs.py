@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from tamis.arrays import to_numpy
+from tamis.errors import UsageError
 from tamis.hashing import example_hash
 from tamis.inference import infer
 from tamis.metrics.context import Context
@@ -75,6 +76,22 @@ class SubsetTrainings:
         n = self._context.n_examples
         return 2 * (n // 8) + round(2 * n * (1 - self._context.settings.subset_share))
 
+    def check(self) -> None:
+        """Refuse sets so small that a subset is all of them, or none.
+
+        Raises:
+            UsageError: It is.
+        """
+        sizes = [int(self._mask(number).sum()) for number in self.numbers]
+        n = self._context.n_examples
+        if min(sizes) == 0 or max(sizes) == n:
+            raise UsageError(
+                "--subset-share",
+                expected="subsets that keep some examples and leave some out",
+                found=f"{min(sizes)} to {max(sizes)} of {n} examples",
+                do="use a larger set, or leave out the metrics of subsets",
+            )
+
     def missing(self) -> list[int]:
         """Numbers of the networks that have to be trained."""
         return [number for number in self.numbers if not self._is_there(number)]
@@ -121,6 +138,7 @@ class SubsetTrainings:
             "models": len(self.numbers),
             "subset_share": settings.subset_share,
             "seed": settings.seed,
+            "machine": self._context.machine(),
             "recipe": settings.recipe.name,
             "recipe_digest": settings.recipe.digest,
             "epochs": settings.recipe.epochs,

@@ -86,6 +86,7 @@ class WholeRuns:
         about: dict[str, Any] = {
             "models": len(seeds),
             "seed": self._context.settings.seed,
+            "machine": self._context.machine(),
             "recipe": recipe.name,
             "recipe_digest": recipe.digest,
             "epochs": recipe.epochs,

@@ -12,7 +12,7 @@ from tamis.models.small_resnet import SmallResNet
 
 __all__ = ["gradient_norms"]
 
-_CHUNK = 32  # examples whose gradients are held at once: as many times the network's weights
+_CHUNK = 16  # examples whose gradients are held at once: as many times the network's weights
 
 
 def gradient_norms(model: SmallResNet, batch: Batch) -> Tensor:
@@ -35,8 +35,13 @@ def gradient_norms(model: SmallResNet, batch: Batch) -> Tensor:
         logits = torch.func.functional_call(model, (dict(weights), buffers), (image[None],))
         return nn.functional.cross_entropy(logits, label[None])
 
-    one_by_one = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), chunk_size=_CHUNK)
+    def square(weights: Mapping[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        # Summed here, so that gradients of no more than a chunk exist at a time.
+        gradients = torch.func.grad(loss)(weights, image, label)
+        return torch.stack([part.double().square().sum() for part in gradients.values()]).sum()
+
+    one_by_one = torch.func.vmap(square, in_dims=(None, 0, 0), chunk_size=_CHUNK)
     device = next(iter(weights.values())).device
-    gradients = one_by_one(weights, batch.images.to(device).float(), batch.labels.to(device))
-    squares = [part.flatten(1).double().square().sum(dim=1) for part in gradients.values()]
-    return torch.stack(squares).sum(dim=0).sqrt().float()
+    images = batch.images.to(device, memory_format=torch.channels_last).float()
+    squares: Tensor = one_by_one(weights, images, batch.labels.to(device))
+    return squares.sqrt().float()

@@ -143,8 +143,9 @@ def train(
         )
     model = _new_model(recipe, n_classes, seeds, device)
     optimizer = _optimizer(model, recipe)
+    total = steps if stop_after is None else min(steps, stop_after * len(loader))
     start, seen, taken, losses = time.perf_counter(), 0, 0, _EpochLosses()
-    with progress.task(label, min(steps, (stop_after or recipe.epochs) * len(loader))) as advance:
+    with progress.task(label, total) as advance:
         for step, epoch, batch in _schedule(loader, steps):
             if batch is None:
                 losses.close(recipe, epoch)
