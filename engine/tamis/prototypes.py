@@ -5,14 +5,12 @@ Distances are cosine: embeddings are normalised, prototypes are means of normali
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.errors import UsageError
-from tamis.statistics import rank_correlation
 from tamis_kernels import Lloyd, kmeans, nearest_prototype
 
 __all__ = [
@@ -22,7 +20,6 @@ __all__ = [
     "class_prototype_distance",
     "kmeans_prototypes",
     "nearest_prototype_distance",
-    "prototype_agreement",
     "unit_rows",
 ]
 
@@ -78,33 +75,6 @@ def nearest_prototype_distance(
     _check_directions(embeddings)
     distance: NDArray[np.float32] = nearest_prototype(embeddings, prototypes, "cosine").distance
     return distance
-
-
-def prototype_agreement(
-    embeddings: NDArray[np.float32], ks: Sequence[int], seed: int
-) -> NDArray[np.float64]:
-    """How far the label-free prototype metric depends on the number of prototypes.
-
-    Args:
-        embeddings: (n, d) float32, no row all zero.
-        ks: Numbers of prototypes, each 1 ≤ k < n.
-        seed: Of the starting points.
-
-    Returns:
-        (len(ks), len(ks)) float64: Spearman's correlation of the distances to the nearest of k
-        prototypes, in the order of ``ks`` (the paper's robustness to k, §5).
-
-    Raises:
-        UsageError: A k out of range, none at all, or an embedding without a direction.
-    """
-    if not ks:
-        raise UsageError("ks", expected="numbers of prototypes", found="none", do="pass some")
-    for k in ks:  # all before the first is computed
-        check_k(k, len(embeddings))
-    prototypes = (kmeans_prototypes(embeddings, k, seed=seed) for k in ks)
-    return rank_correlation(
-        np.stack([nearest_prototype_distance(embeddings, of_k) for of_k in prototypes])
-    )
 
 
 def class_prototype_distance(

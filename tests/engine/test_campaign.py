@@ -20,7 +20,7 @@ from tamis.devices import autocast
 from tamis.errors import ScoreTableError, UsageError
 from tamis.loaders.memory_loader import ImageSet, load_image_set
 from tamis.metrics.campaign import ScoreReport, plan_campaign, score
-from tamis.metrics.metric import Needs
+from tamis.metrics.metric import Metric, Needs, Snapshot
 from tamis.metrics.registry import METRICS, get_metrics
 from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.subset_runs import subset_mask
@@ -336,6 +336,23 @@ def test_a_plan_after_another_early_epoch_counts_right(bundle: Bundle, tmp_path:
     plan = plan_campaign(bundle, metrics, changed, CPU, work=tmp_path)
     assert [(part.n, part.n_done) for part in plan.work] == [(2, 2), (3, 0)]
     assert plan.trainings == pytest.approx(3 / 5)
+
+
+def test_a_metric_of_one_s_own_needs_no_more_than_its_lines(bundle: Bundle) -> None:
+    own = Metric(
+        "second-guess",
+        "the runner-up is close",
+        labels=False,
+        reading=Snapshot(
+            "end", lambda outputs, scores: outputs.logits.softmax(1).topk(2).values[:, 1]
+        ),
+        source="probability of the second class at the end of training",
+    )
+    columns = score(bundle, [own, *get_metrics(["entropy"])], BRIEF, CPU).table.columns
+    values = columns["second-guess"].values
+    assert (values > 0).all()
+    assert (values <= 0.5).all()
+    assert rank_correlation(np.stack([values, columns["entropy"].values]))[0, 1] > 0.6
 
 
 def test_sets_too_small_for_subsets_are_refused(bundle: Bundle, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import statistics
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
 
 from tamis import prototypes as module
 from tamis.errors import UsageError
@@ -15,7 +14,6 @@ from tamis.prototypes import (
     class_median_distance,
     class_prototype_distance,
     kmeans_prototypes,
-    prototype_agreement,
 )
 
 
@@ -64,29 +62,13 @@ def test_class_prototypes_match_a_loop() -> None:
         assert found[i] == pytest.approx(1 - centre @ unit[i] / np.sqrt(centre @ centre), abs=1e-6)
 
 
-def test_agreement_is_the_rank_correlation_of_the_distances() -> None:
-    rows, _ = blobs(300, 5)
-    found = prototype_agreement(rows, [3, 5, 40], seed=2)
-    unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
-    distances = []
-    for k in (3, 5, 40):
-        centres = kmeans_prototypes(rows, k, seed=2).astype(np.float64)
-        centres /= np.linalg.norm(centres, axis=1)[:, None]
-        distances.append([min(1 - row @ centre for centre in centres) for row in unit])
-    assert found.shape == (3, 3)
-    assert found == pytest.approx(stats.spearmanr(np.transpose(distances)).statistic, abs=1e-4)
-    assert np.diag(found) == pytest.approx(1)
-    assert found[0, 1] > found[0, 2]  # the farther apart, the less
-    assert prototype_agreement(rows, [4], seed=0) == pytest.approx(1)
-
-
 def test_embeddings_without_a_distance_are_refused() -> None:
     rows, labels = blobs(40, 2)
     for bad in (0.0, np.nan, 1e19):
         broken = rows.copy()
         broken[:3] = bad
         with pytest.raises(UsageError, match="expected rows with a direction, found 3 rows"):
-            prototype_agreement(broken, [3], seed=0)
+            kmeans_prototypes(broken, 3, seed=0)
         with pytest.raises(UsageError, match="expected rows with a direction, found 3 rows"):
             class_prototype_distance(broken, labels)
         if bad == 0:  # a point like any other
@@ -98,8 +80,6 @@ def test_embeddings_without_a_distance_are_refused() -> None:
 
 def test_numbers_of_prototypes_out_of_range_are_refused() -> None:
     rows, _ = blobs(40, 2)
-    for ks in ([3, 40], [0, 3]):
+    for k in (40, 0):
         with pytest.raises(UsageError, match="expected 1 to 39 prototypes for 40 examples"):
-            prototype_agreement(rows, ks, seed=0)
-    with pytest.raises(UsageError, match="ks: expected numbers of prototypes, found none"):
-        prototype_agreement(rows, [], seed=0)
+            kmeans_prototypes(rows, k, seed=0)

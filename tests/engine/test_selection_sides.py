@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.cli.app import main
+from tamis.encoders.embedding_file import map_embeddings, npy_header, provenance_trailer
 from tamis.errors import ScoreTableError, UsageError
 from tamis.hashing import example_hash
 from tamis.score_table import ScoreColumn, ScoreTable, write_score_table
-from tamis.selection.files import read_embeddings, write_selection
+from tamis.selection.files import write_selection
 from tamis.selection.neighbours import neighbour_graph
 from tamis.selection.quotas import class_quotas
 from tamis.selection.selecting import Selection, select
@@ -496,7 +497,17 @@ def test_embeddings_of_other_floats_count_alike(kind: Any) -> None:
 def test_files_of_other_arrays_are_refused(content: NDArray[Any], tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", content, allow_pickle=True)
     with pytest.raises(ScoreTableError, match=r"expected an .npy of floats, \(4, d\)"):
-        read_embeddings(tmp_path / "rows.npy", 4)
+        map_embeddings(tmp_path / "rows.npy", 4, "digest", of="it")
+
+
+def test_embeddings_of_another_bundle_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    rows = np.zeros((4, 2), np.float32)
+    written = npy_header(rows.shape, "float32") + rows.tobytes()
+    path.write_bytes(written + provenance_trailer({"bundle": "digest"}))
+    assert np.array_equal(map_embeddings(path, 4, "digest", of="it").rows, rows)
+    with pytest.raises(ScoreTableError, match="expected embeddings of it, found those of a bundle"):
+        map_embeddings(path, 4, "other", of="it")
 
 
 # The command line.

@@ -7,7 +7,6 @@ work on an output: the journal is locked.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import struct
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from tamis.atomic import put_in_place, refuse_existing
 from tamis.errors import UsageError, WorkFailedError, first_line
+from tamis.locking import locked_file
 
 __all__ = ["ROW", "Block", "Journal", "left_behind", "unfinished"]
 
@@ -178,7 +178,7 @@ def unfinished(
     refuse_existing(out, overwrite)
     task = json.loads(json.dumps(task))  # as it will be read back
     payload, journal_path = _hidden(out)
-    descriptor = _locked(journal_path, out)
+    descriptor = locked_file(journal_path, out, work="another conversion")
     try:
         journal = Journal(payload, descriptor)
         if resume:
@@ -219,30 +219,6 @@ def _stopped(out: Path, error: OSError, holds_work: bool) -> WorkFailedError:
         do="check permissions and free space"
         + (", then run the same command with --resume" if holds_work else ""),
     )
-
-
-def _locked(path: Path, out: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise UsageError(
-                out,
-                expected="one process to write it",
-                found="another conversion that is writing it now",
-                do="wait for that one or choose another output",
-            ) from error
-        except OSError:
-            return descriptor  # a file system without locks
-        try:
-            # Whoever held it may have removed it since it was opened here.
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
 
 
 def _frames(data: bytes) -> Iterator[tuple[dict[str, Any], NDArray[Any], int]]:

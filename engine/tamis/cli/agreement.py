@@ -12,6 +12,7 @@ from tamis.cli.options import Json, Overwrite
 from tamis.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["agreement"]
@@ -73,7 +74,7 @@ def _refuse_format(plot: Path) -> None:
         )
 
 
-def _draw(names: list[str], matrix: NDArray, plot: Path, overwrite: bool) -> None:  # type: ignore[type-arg]
+def _draw(names: list[str], matrix: NDArray[np.float64], plot: Path, overwrite: bool) -> None:
     from tamis.atomic import atomic_path
     from tamis.report.plots import correlation_plot
 
@@ -82,7 +83,7 @@ def _draw(names: list[str], matrix: NDArray, plot: Path, overwrite: bool) -> Non
         figure.savefig(partial, format=plot.suffix[1:])
 
 
-def _print_matrix(names: list[str], order: list[int], matrix: NDArray) -> None:  # type: ignore[type-arg]
+def _print_matrix(names: list[str], order: list[int], matrix: NDArray[np.float64]) -> None:
     """One line a metric: with which it agrees best and least; a matrix of twenty fits no screen."""
     rows = []
     for place in order:

@@ -307,13 +307,16 @@ def _selected(
     """Ids by the options of select; the table's paths, a million strings, end with this call."""
     import numpy as np
 
+    from tamis.encoders.embedding_file import map_embeddings
     from tamis.score_table import read_score_table, unscored_table
-    from tamis.selection.files import read_embeddings
     from tamis.selection.selecting import select
 
     table = read_score_table(scores) if scores else unscored_table(parent)
     listed = table.example_ids
-    rows = read_embeddings(embeddings, len(listed)) if embeddings else None
+    rows: NDArray[np.floating] | None = None
+    if embeddings is not None:
+        of = "the bundle that was scored"
+        rows = map_embeddings(embeddings, len(listed), table.bundle_digest, of=of).rows
     table = table.for_bundle(parent)
     if rows is not None:  # in the order of the file's table; for_bundle may have taken a part of it
         order = np.argsort(listed)

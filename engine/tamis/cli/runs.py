@@ -103,9 +103,9 @@ def _refuse_ignored(
 ) -> None:
     from tamis.errors import UsageError
 
-    of_other = {"--encoder-epochs": encoder_epochs}
+    of_other: dict[str, object] = {"--encoder-epochs": encoder_epochs}
     if objective == "selfsup":
-        of_other = {"--budget": budget, "--full-examples": full_examples}  # type: ignore[dict-item]
+        of_other = {"--budget": budget, "--full-examples": full_examples}
     for option, value in of_other.items():
         if value is not None:
             raise UsageError(

@@ -148,8 +148,9 @@ def select(
 ) -> None:
     """Score table → kept ids."""
     from tamis.atomic import refuse_existing, refuse_other_suffix
+    from tamis.encoders.embedding_file import map_embeddings
     from tamis.score_table import read_score_table
-    from tamis.selection.files import read_embeddings, write_selection
+    from tamis.selection.files import write_selection
     from tamis.selection.selecting import select as run
 
     settings = selection_settings(
@@ -168,7 +169,10 @@ def select(
     refuse_other_suffix(out, ".parquet")
     refuse_existing(out, overwrite)
     table = read_score_table(scores)
-    rows = read_embeddings(embeddings, len(table.example_ids)) if embeddings else None
+    rows = None
+    if embeddings is not None:
+        n, of = len(table.example_ids), "the bundle that was scored"
+        rows = map_embeddings(embeddings, n, table.bundle_digest, of=of).rows
     with show_progress() as progress:
         chosen = run(table, settings, embeddings=rows, progress=progress)
     write_selection(chosen, out, overwrite=overwrite)

@@ -20,7 +20,13 @@ from numpy.typing import DTypeLike, NDArray
 from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, first_line
 
-__all__ = ["Embeddings", "npy_header", "open_embeddings", "provenance_trailer"]
+__all__ = [
+    "Embeddings",
+    "map_embeddings",
+    "npy_header",
+    "open_embeddings",
+    "provenance_trailer",
+]
 
 _END = struct.Struct("<Q8s")  # bytes of JSON, name
 _NAME = b"tamisemb"
@@ -64,24 +70,39 @@ def open_embeddings(path: Path, bundle: Bundle) -> Embeddings:
         ScoreTableError: Not an ``.npy`` of floats with a row for each example, or, where the file
             says so, embeddings of another bundle.
     """
+    return map_embeddings(path, bundle.n_examples, bundle.digest, of=bundle.path)
+
+
+def map_embeddings(path: Path, n_examples: int, bundle_digest: str, *, of: object) -> Embeddings:
+    """As :func:`open_embeddings`, for whoever knows no more of the bundle.
+
+    Args:
+        path: The file.
+        n_examples: Of the bundle.
+        bundle_digest: Its content digest.
+        of: Names the bundle in errors.
+
+    Raises:
+        ScoreTableError: As there.
+    """
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(rows, np.memmap):
             raise ValueError("an archive of several arrays")
-        if rows.ndim != 2 or len(rows) != bundle.n_examples or rows.dtype.kind != "f":
+        if rows.ndim != 2 or len(rows) != n_examples or rows.dtype.kind != "f":
             raise ValueError(f"an array {rows.shape} of {rows.dtype}")
         provenance = _provenance(path, rows.offset + rows.nbytes)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise ScoreTableError(
             path,
-            expected=f"an .npy of floats, ({bundle.n_examples}, d), one row per example in order",
+            expected=f"an .npy of floats, ({n_examples}, d), one row per example in order",
             found=first_line(error),
-            do=f"embed the images of {bundle.path} again, in its order",
+            do=f"embed the images of {of} again, in its order",
         ) from error
-    if provenance is not None and provenance.get("bundle") != bundle.digest:
+    if provenance is not None and provenance.get("bundle") != bundle_digest:
         raise ScoreTableError(
             path,
-            expected=f"embeddings of {bundle.path}",
+            expected=f"embeddings of {of}",
             found="those of a bundle with other images, or with the same ones in another order",
             do="embed this bundle",
         )

@@ -8,7 +8,6 @@ is locked.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from tamis.atomic import put_in_place, refuse_existing
 from tamis.errors import UsageError, WorkFailedError, first_line
+from tamis.locking import locked_file
 
 __all__ = ["UnfinishedRows", "left_behind", "refuse_output", "unfinished_rows"]
 
@@ -142,7 +142,7 @@ def unfinished_rows(
     """
     refuse_output(out, overwrite=overwrite, resume=resume)
     rows_path, journal_path = _hidden(out)
-    journal = _locked(journal_path, out)
+    journal = locked_file(journal_path, out, work="another one", flags=os.O_APPEND)
     rows = os.open(rows_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         work = UnfinishedRows(rows, journal, header)
@@ -231,30 +231,6 @@ def _write(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while len(view):
         view = view[os.write(descriptor, view) :]
-
-
-def _locked(path: Path, out: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise UsageError(
-                out,
-                expected="one process to write it",
-                found="another one that is writing it now",
-                do="wait for that one or choose another output",
-            ) from error
-        except OSError:
-            return descriptor  # a file system without locks
-        try:
-            # Whoever held it may have removed it since it was opened here.
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
 
 
 def _stopped(out: Path, error: OSError, n_rows: int) -> WorkFailedError:

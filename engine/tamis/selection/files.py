@@ -1,4 +1,4 @@
-"""Selections and embeddings as files."""
+"""Selections as files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, first_line
 from tamis.selection.selecting import Selection
 
-__all__ = ["read_embeddings", "read_selected_ids", "write_selection"]
+__all__ = ["read_selected_ids", "write_selection"]
 
 
 def write_selection(selection: Selection, out: Path, *, overwrite: bool = False) -> None:
@@ -122,23 +122,3 @@ def _ids_of_paths(paths: list[str], bundle: Bundle) -> NDArray[np.int64]:
         raise ValueError(f"{len(missing)} unusable paths; {some!r} is one that {why}")
     ids = dict(zip(known, bundle.example_ids.tolist(), strict=True))
     return np.array([ids[path] for path in paths], np.int64)
-
-
-def read_embeddings(path: Path, n_examples: int) -> NDArray[np.floating]:
-    """An .npy file of one row per example, mapped into memory.
-
-    Raises:
-        ScoreTableError: Another file, or an array of another shape or kind.
-    """
-    try:
-        rows = _read_array(path)
-        if rows.ndim != 2 or len(rows) != n_examples or rows.dtype.kind != "f":
-            raise ValueError(f"an array {rows.shape} of {rows.dtype}")
-        return rows
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise ScoreTableError(
-            path,
-            expected=f"an .npy of floats, ({n_examples}, d), one row per example of the table",
-            found=first_line(error),
-            do="write one with: tamis embed BUNDLE EMBEDDINGS.npy",
-        ) from error
