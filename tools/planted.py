@@ -26,7 +26,7 @@ EPS = 1e-4  # copies are exact
 
 
 def plant(source: Path, out: Path, n: int) -> None:
-    """Draw n images; give each twentieth another label, and repeat the last fiftieth."""
+    """Draw n images; give a random twentieth another label, and repeat a random fiftieth."""
     table = pq.read_table(source)
     rng = np.random.default_rng(0)
     table = table.take(np.sort(rng.permutation(len(table))[:n]))

@@ -87,7 +87,7 @@ def compare_tables(one: ScoreTable, other: ScoreTable) -> dict[str, Agreement]:
             "score tables",
             expected=f"two of the same bundle ({one.bundle_digest})",
             found=f"another one's ({other.bundle_digest})",
-            do="score the same bundle twice, with --seed 0 and --seed 1000",
+            do="score the same bundle twice, with --seed 0 and --seed 1",
         )
     names = [name for name in one.columns if name in other.columns]
     _, mine, theirs = np.intersect1d(
@@ -108,7 +108,7 @@ def compare_tables(one: ScoreTable, other: ScoreTable) -> dict[str, Agreement]:
             "score tables",
             expected="two campaigns that share no network",
             found=f"the same networks behind {', '.join(shared)}",
-            do="give their --seed values that lie farther apart than the number of networks",
+            do="score the second time with another --seed, or without --work of the first",
         )
     return {
         name: _agreement(one.columns[name].values[mine], other.columns[name].values[theirs])

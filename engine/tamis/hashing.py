@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["example_hash", "example_uniform", "shuffled_order"]
+__all__ = ["derived_seed", "example_hash", "example_uniform", "shuffled_order"]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -59,6 +59,18 @@ def example_uniform(
     """Like :func:`example_hash`, as (n,) float64 in [0, 1) with 53 random bits."""
     top_bits = example_hash(example_ids, seed, purpose, *extra) >> np.uint64(11)
     return top_bits.astype(np.float64) * 2.0**-53
+
+
+def derived_seed(seed: int, purpose: str, number: int) -> int:
+    """A seed of its own for the ``number``-th of what a seed is needed for.
+
+    Neighbouring seeds give unrelated ones, so that two campaigns share nothing, however near
+    their seeds lie.
+
+    Returns:
+        From 0 to 2**63 − 1.
+    """
+    return int(_mix(_key(seed, purpose, (number,)))[0] >> np.uint64(1))
 
 
 def shuffled_order(example_ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:

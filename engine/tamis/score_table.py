@@ -22,6 +22,7 @@ from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, first_line
 
 __all__ = [
+    "LeftOut",
     "ScoreColumn",
     "ScoreTable",
     "merge_columns",
@@ -52,8 +53,21 @@ class ScoreColumn:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Examples of the bundle that have no scores, as damaged ones with ``--on-error skip``.
+
+    Attributes:
+        ids: (k,) int64.
+        positions: (k,) int64, ascending: where they stand in the bundle that was scored.
+    """
+
+    ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+@dataclass(frozen=True)
 class ScoreTable:
-    """Scores of every example of a bundle.
+    """Scores of the examples of a bundle.
 
     Attributes:
         bundle_digest: Content digest of the bundle that was scored.
@@ -61,6 +75,7 @@ class ScoreTable:
         labels: (n,) int32.
         paths: n source paths, None where unknown.
         columns: Metric name → scores.
+        left_out: The bundle's other examples.
     """
 
     bundle_digest: str
@@ -68,6 +83,7 @@ class ScoreTable:
     labels: NDArray[np.int32]
     paths: list[str | None]
     columns: dict[str, ScoreColumn]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
         for name, column in self.columns.items():
@@ -95,6 +111,19 @@ class ScoreTable:
             )
         return self.columns[metric]
 
+    @property
+    def n_in_bundle(self) -> int:
+        """Examples of the bundle that was scored, with those that were left out."""
+        return len(self.example_ids) + len(self.left_out.ids)
+
+    def rows_of(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The table's rows of an array that has one for each example of the bundle.
+
+        Args:
+            rows: (:attr:`n_in_bundle`, …), as embeddings.
+        """
+        return np.delete(rows, self.left_out.positions, axis=0) if len(self.left_out.ids) else rows
+
     def check_bundle(self, bundle: Bundle) -> None:
         """Refuse a bundle that is neither the scored one nor cut from it.
 
@@ -110,16 +139,18 @@ class ScoreTable:
             )
 
     def for_bundle(self, bundle: Bundle) -> ScoreTable:
-        """The rows of the bundle's examples, in the bundle's order.
+        """The rows of the bundle's examples, in the bundle's order; no row for those left out.
 
         Raises:
-            ScoreTableError: As :meth:`check_bundle`.
+            ScoreTableError: As :meth:`check_bundle`, or no example has a score.
         """
         self.check_bundle(bundle)
+        out = np.isin(bundle.example_ids, self.left_out.ids)
+        wanted = bundle.example_ids[~out]
         order = np.argsort(self.example_ids, kind="stable")
-        places = np.searchsorted(self.example_ids, bundle.example_ids, sorter=order)
+        places = np.searchsorted(self.example_ids, wanted, sorter=order)
         rows = order[np.minimum(places, len(order) - 1)]
-        if not np.array_equal(self.example_ids[rows], bundle.example_ids):
+        if not len(wanted) or not np.array_equal(self.example_ids[rows], wanted):
             raise ScoreTableError(
                 "score table",
                 expected=f"a score for each of the {bundle.n_examples} examples of {bundle.path}",
@@ -135,6 +166,7 @@ class ScoreTable:
                 name: ScoreColumn(column.values[rows], column.info)
                 for name, column in self.columns.items()
             },
+            LeftOut(bundle.example_ids[out], np.flatnonzero(out)),
         )
 
 
@@ -147,11 +179,13 @@ def unscored_table(bundle: Bundle, positions: NDArray[np.int64] | None = None) -
     """
     if positions is None:
         positions = np.arange(bundle.n_examples)
+    out = np.setdiff1d(np.arange(bundle.n_examples), positions)
     paths: list[str | None] = [None] * len(positions)
     if bundle.paths is not None:
         paths = bundle.paths.take(positions).to_pylist()
     labels = bundle.labels[positions].astype(np.int32)
-    return ScoreTable(bundle.digest, bundle.example_ids[positions], labels, paths, {})
+    left_out = LeftOut(bundle.example_ids[out], out)
+    return ScoreTable(bundle.digest, bundle.example_ids[positions], labels, paths, {}, left_out)
 
 
 def merge_columns(table: ScoreTable, newer: ScoreTable) -> ScoreTable:
@@ -168,10 +202,12 @@ def merge_columns(table: ScoreTable, newer: ScoreTable) -> ScoreTable:
             do="write the new scores to a file of their own",
         )
     if not np.array_equal(table.example_ids, newer.example_ids):
+        left_out = [len(one.left_out.ids) for one in (table, newer)]
         raise ScoreTableError(
             "score table",
-            expected="the examples in the bundle's order",
-            found="another order or number",
+            expected="both to hold the same examples in the same order",
+            found=f"tables of {len(table.example_ids)} and {len(newer.example_ids)} examples,"
+            f" which leave out {left_out[0]} and {left_out[1]} of the bundle's",
             do="write the new scores to a file of their own",
         )
     return replace(table, columns=table.columns | newer.columns)
@@ -198,7 +234,12 @@ def write_score_table(table: ScoreTable, out: Path, *, overwrite: bool = False) 
         info = json.dumps(column.info, sort_keys=True)
         fields.append(pa.field(name, pa.float32(), metadata={"tamis": info}))
         arrays.append(pa.array(column.values))
-    schema = pa.schema(fields, metadata={"tamis_bundle": table.bundle_digest})
+    about = {"tamis_bundle": table.bundle_digest}
+    if len(table.left_out.ids):
+        about["tamis_left_out"] = json.dumps(
+            {"ids": table.left_out.ids.tolist(), "positions": table.left_out.positions.tolist()}
+        )
+    schema = pa.schema(fields, metadata=about)
     with atomic_path(out, overwrite=overwrite) as partial:
         pq.write_table(pa.table(arrays, schema=schema), partial, compression="zstd")
 
@@ -235,6 +276,7 @@ def read_score_table(path: Path) -> ScoreTable:
             table["label"].cast(pa.int32()).to_numpy(),
             table["path"].to_pylist(),
             columns,
+            _left_out(metadata),
         )
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise ScoreTableError(
@@ -243,3 +285,8 @@ def read_score_table(path: Path) -> ScoreTable:
             found=first_line(error),
             do="write one with: tamis score BUNDLE SCORES.parquet",
         ) from error
+
+
+def _left_out(metadata: dict[bytes, bytes]) -> LeftOut:
+    found = json.loads(metadata.get(b"tamis_left_out", b'{"ids": [], "positions": []}'))
+    return LeftOut(np.array(found["ids"], np.int64), np.array(found["positions"], np.int64))

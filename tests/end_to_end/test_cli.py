@@ -249,7 +249,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("bench", "loaders", "--device", "cpu"), "expected nothing for loaders, found cpu"),
         (("bench", "scale", "--compare", train), "expected a file of records"),
         (("bench", "scale", "--plot", tmp_path), "--plot: expected a file in a folder"),
-        (("score", train, table, "--append", "--on-error", "skip"), "score all metrics in one"),
         (("train", train, "--test", train, "--out", out, "--loader", "pil"), "'dali'"),
         ((*select, "--keep", 0), "expected 0 < keep ≤ 1, the share that is kept, found 0;"),
         ((*select, "--keep", 1.5), "expected 0 < keep ≤ 1, the share that is kept, found 1.5;"),
@@ -384,3 +383,21 @@ def test_damaged_images_are_named_and_left_out_when_asked_for(tmp_path: Path) ->
         assert np.isfinite(kept.columns["prototypes"].values).all()
     shown = tamis(*commands["train"], *short, "--on-error", "skip", "--overwrite")
     assert f"skipped  example {damaged[1]} (" in shown.stdout
+    one = (*short, "--models", 1, "--metrics", "loss", "--loader", "ffcv", "--append")
+    whole = tamis("score", broken, scores, *one)
+    assert "both to hold the same examples in the same order" in whole.stderr
+    answer("score", broken, scores, *one, "--on-error", "skip")
+    assert list(read_score_table(scores).columns) == ["el2n", "prototypes", "loss"]
+    pruned, rows = tmp_path / "pruned.beton", tmp_path / "rows.npy"
+    chosen = ("--scores", scores, "--metric", "loss", "--overwrite")
+    done = answer("cut", broken, pruned, *chosen, "--keep", 1)
+    assert done["n_examples"] == bundle.n_examples - 2
+    assert not set(damaged) & set(open_bundle(pruned).example_ids.tolist())
+    answer("embed", broken, rows, "--encoder", "pixels", "--on-error", "skip")
+    d2 = ("--side", "d2", "--embeddings", rows, "--keep", 0.5)
+    assert answer("cut", broken, pruned, *chosen, *d2)["n_examples"] == bundle.n_examples // 2 - 1
+    assert not set(damaged) & set(open_bundle(pruned).example_ids.tolist())
+    spec = {"train": str(broken), "test": str(broken), "scores": str(scores), "metrics": ["loss"]}
+    (tmp_path / "sweep.yaml").write_text(json.dumps(spec | {"keep": [0.5], "recipe": "digits"}))
+    stopped = tamis("sweep", tmp_path / "sweep.yaml", "--out", tmp_path / "out")
+    assert "found 2 that were left out; cut them out first" in stopped.stderr

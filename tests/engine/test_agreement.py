@@ -82,7 +82,7 @@ def test_campaigns_that_share_networks_are_refused() -> None:
     one, other = (
         replace(table({"a": scores}), columns={"a": ScoreColumn(scores, about)}) for about in info
     )
-    with pytest.raises(ScoreTableError, match="the same networks behind a; give their --seed"):
+    with pytest.raises(ScoreTableError, match="the same networks behind a; score the second"):
         compare_tables(one, other)
 
 

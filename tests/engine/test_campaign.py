@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from loading import memory_loader
+from tamis.agreement import compare_tables
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.devices import autocast
-from tamis.errors import ScoreTableError, UsageError
+from tamis.errors import BundleError, ScoreTableError, UsageError
+from tamis.hashing import derived_seed
 from tamis.loaders.memory_loader import ImageSet, load_image_set
 from tamis.metrics.campaign import ScoreReport, plan_campaign, score
 from tamis.metrics.metric import Metric, Needs, Snapshot
@@ -44,18 +46,44 @@ def bundle(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bun
     return open_bundle(path)
 
 
+def logits_of(model: SmallResNet, part: ImageSet) -> torch.Tensor:
+    """(n, 10) float64, in the batches of an evaluation."""
+    found = []
+    for start in range(0, len(part.labels), 512):
+        with torch.no_grad():
+            with autocast(CPU):
+                pixels = part.images[start : start + 512].permute(0, 3, 1, 2)
+                features = model.features(pixels).float()
+            found.append(model.head(features).double())
+    return torch.cat(found)
+
+
+def answers(model: SmallResNet, part: ImageSet) -> NDArray[np.bool_]:
+    """(n,) whether the network is right."""
+    return (logits_of(model, part).argmax(1) == part.labels).numpy()
+
+
 def test_scores_are_means_over_models(bundle: Bundle) -> None:
-    metrics = get_metrics(["el2n", "forgetting"])
     settings = CampaignSettings(replace(SHORT, epochs=2), models=2, seed=5)
-    both = score(bundle, metrics, settings, CPU).table
-    single = [
-        score(bundle, metrics, replace(settings, models=1, seed=seed), CPU).table for seed in (5, 6)
-    ]
-    for name in ("el2n", "forgetting"):
-        mean = np.mean([table.columns[name].values for table in single], axis=0)
-        assert both.columns[name].values == pytest.approx(mean, rel=1e-6)
-        first, second = (table.columns[name].values for table in single)
-        assert not np.array_equal(first, second)
+    found = score(bundle, get_metrics(["loss"]), settings, CPU).table.columns["loss"].values
+    images, recipe, losses = load_image_set(bundle, SHORT.resolution), settings.recipe, []
+    for number in range(2):
+        seeds = Seeds.from_one(derived_seed(5, "whole", number))
+        loader = memory_loader(images, recipe.batch_size, seed=seeds.order)
+        model = train(loader, recipe, 10, steps=2 * len(loader), seeds=seeds, device=CPU).model
+        logits = logits_of(model, images)
+        loss = torch.nn.functional.cross_entropy(logits, images.labels, reduction="none")
+        losses.append(loss.numpy())
+    assert found == pytest.approx(np.mean(losses, axis=0), rel=1e-4, abs=1e-6)
+    assert np.abs(losses[0] - losses[1]).max() > 0.01
+
+
+def test_campaigns_of_neighbouring_seeds_share_no_network(bundle: Bundle) -> None:
+    """Network 1 of --seed 0 was network 0 of --seed 1."""
+    metrics = get_metrics(["el2n"])
+    short = CampaignSettings(replace(SHORT, epochs=1), models=3)
+    one, other = (score(bundle, metrics, replace(short, seed=s), CPU).table for s in (0, 1))
+    assert compare_tables(one, other)["el2n"].n_examples == bundle.n_examples
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +233,39 @@ def test_a_plan_counts_what_is_missing(bundle: Bundle, test_bundle: Bundle) -> N
     assert plan.trainings == pytest.approx(2 + 3 * 2 / 5 + 7 + 1)
     assert plan.seconds > 0
     assert plan.disk_bytes > 2 * 4 * 400 * 10
+    assert plan.not_estimated == ("selfsup-prototypes", "semdedup", "zcore")
     for part in plan.work:
         assert part.seconds is not None
         assert part.seconds > 0
+
+
+def test_what_a_plan_says_of_the_disk_is_what_is_written(bundle: Bundle, tmp_path: Path) -> None:
+    metrics = get_metrics(["el2n", "loss", "memorization", "active-learning", "zcore"])
+    settings = replace(BRIEF, early_models=3)
+    plan = plan_campaign(bundle, metrics, settings, CPU, work=tmp_path)
+    score(bundle, metrics, settings, CPU, work=tmp_path)
+    written = sum(
+        array.nbytes
+        for file in tmp_path.glob("*.npz")
+        for name, array in np.load(file).items()
+        if name != "network"
+    )
+    written += sum(np.load(file).nbytes for file in tmp_path.glob("*.npy"))
+    assert plan.disk_bytes == pytest.approx(written, rel=0.1)
+
+
+def test_a_damaged_test_set_is_found_before_anything_is_trained(
+    bundle: Bundle, test_bundle: Bundle, tmp_path: Path
+) -> None:
+    data = bytearray(test_bundle.path.read_bytes())
+    data[int(test_bundle.extents[50, 0, 0])] ^= 1
+    (tmp_path / "test.beton").write_bytes(data)
+    broken = open_bundle(tmp_path / "test.beton")
+    for loader in ("memory", "ffcv"):
+        settings, work = replace(BRIEF, loader=loader), tmp_path / "work"
+        with pytest.raises(BundleError, match=r"in example 1001 \("):
+            score(bundle, get_metrics(["influence-max"]), settings, CPU, test=broken, work=work)
+        assert not work.exists()
 
 
 def test_what_would_fail_later_is_refused_first(bundle: Bundle, test_bundle: Bundle) -> None:
@@ -242,19 +300,6 @@ def test_every_example_is_left_out_equally_often() -> None:
     assert np.array_equal(subset_mask(ids[::2], 0.7, 5, 3), masks[3, ::2])
 
 
-def answers(model: SmallResNet, part: ImageSet) -> NDArray[np.bool_]:
-    """(n,) whether the network is right, in the batches of an evaluation."""
-    right = []
-    for start in range(0, len(part.labels), 512):
-        with torch.no_grad():
-            with autocast(CPU):
-                pixels = part.images[start : start + 512].permute(0, 3, 1, 2)
-                features = model.features(pixels).float()
-            best = model.head(features).argmax(1)
-        right.append((best == part.labels[start : start + 512]).numpy())
-    return np.concatenate(right)
-
-
 def test_memorization_and_influence_count_networks_with_and_without(
     bundle: Bundle, test_bundle: Bundle
 ) -> None:
@@ -267,7 +312,10 @@ def test_memorization_and_influence_count_networks_with_and_without(
     right, right_test = [], []
     for number, mask in enumerate(masks):
         # A network of the same seed, on the subset as a set of its own.
-        subset, seeds = images.subset(np.flatnonzero(mask)), Seeds.from_one(1_000_000 + number)
+        subset, seeds = (
+            images.subset(np.flatnonzero(mask)),
+            Seeds.from_one(derived_seed(0, "subset", number)),
+        )
         loader = memory_loader(subset, recipe.batch_size, seed=seeds.order)
         model = train(
             loader, recipe, 10, steps=recipe.epochs * len(loader), seeds=seeds, device=CPU

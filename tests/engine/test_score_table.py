@@ -17,6 +17,7 @@ from tamis.score_table import (
     ScoreTable,
     merge_columns,
     read_score_table,
+    unscored_table,
     write_score_table,
 )
 
@@ -125,9 +126,33 @@ def test_a_sorted_or_filtered_table_is_not_taken_for_the_whole(
     ordered = read_score_table(tmp_path / "sorted.parquet")
     # By id all is well; what goes by position is refused.
     assert np.array_equal(ordered.for_bundle(bundle).columns["m"].values, scores)
-    with pytest.raises(ScoreTableError, match="found another order or number"):
+    with pytest.raises(ScoreTableError, match="expected both to hold the same examples"):
         merge_columns(ordered, table)
     with pytest.raises(ScoreTableError, match="found a table that lacks some of them"):
         read_score_table(tmp_path / "part.parquet").for_bundle(bundle)
     with pytest.raises(ScoreTableError, match="found repeated, missing or no example ids"):
         read_score_table(tmp_path / "twice.parquet")
+
+
+def test_examples_that_were_left_out_stay_out(digits_bundle: Path, tmp_path: Path) -> None:
+    parent = open_bundle(digits_bundle)
+    cut(parent, tmp_path / "odd.beton", np.arange(1, 400, 2))
+    bundle = open_bundle(tmp_path / "odd.beton")
+    kept = np.delete(np.arange(200), [3, 77])
+    write_score_table(unscored_table(bundle, kept), tmp_path / "s.parquet")
+    table = read_score_table(tmp_path / "s.parquet")
+    assert table.left_out.ids.tolist() == [7, 155]
+    assert table.left_out.positions.tolist() == [3, 77]
+    assert table.n_in_bundle == 200
+    rows = np.arange(400.0).reshape(200, 2)  # as embeddings: one for each example of the bundle
+    assert np.array_equal(table.rows_of(rows), rows[kept])
+
+    cut(bundle, tmp_path / "part.beton", np.array([5, 7, 9]))
+    part = table.for_bundle(open_bundle(tmp_path / "part.beton"))
+    assert part.example_ids.tolist() == [5, 9]
+    assert (part.left_out.ids.tolist(), part.left_out.positions.tolist()) == ([7], [1])
+    cut(bundle, tmp_path / "none.beton", np.array([7, 155]))
+    with pytest.raises(ScoreTableError, match="found a table that lacks some of them"):
+        table.for_bundle(open_bundle(tmp_path / "none.beton"))
+    with pytest.raises(ScoreTableError, match="which leave out 2 and 0 of the bundle's"):
+        merge_columns(table, unscored_table(bundle))

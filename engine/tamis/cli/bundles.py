@@ -316,7 +316,8 @@ def _selected(
     rows: NDArray[np.floating] | None = None
     if embeddings is not None:
         of = "the bundle that was scored"
-        rows = map_embeddings(embeddings, len(listed), table.bundle_digest, of=of).rows
+        found = map_embeddings(embeddings, table.n_in_bundle, table.bundle_digest, of=of)
+        rows = table.rows_of(found.rows)
     table = table.for_bundle(parent)
     if rows is not None:  # in the order of the file's table; for_bundle may have taken a part of it
         order = np.argsort(listed)

@@ -171,8 +171,8 @@ def select(
     table = read_score_table(scores)
     rows = None
     if embeddings is not None:
-        n, of = len(table.example_ids), "the bundle that was scored"
-        rows = map_embeddings(embeddings, n, table.bundle_digest, of=of).rows
+        n, of = table.n_in_bundle, "the bundle that was scored"
+        rows = table.rows_of(map_embeddings(embeddings, n, table.bundle_digest, of=of).rows)
     with show_progress() as progress:
         chosen = run(table, settings, embeddings=rows, progress=progress)
     write_selection(chosen, out, overwrite=overwrite)

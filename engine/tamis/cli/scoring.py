@@ -25,7 +25,6 @@ from tamis.cli.options import (
 from tamis.cli.output import pairs, print_json, print_skipped, print_table, show_progress
 
 if TYPE_CHECKING:
-    from tamis.bundles.bundle import Bundle
     from tamis.metrics.campaign import ScoreReport
     from tamis.metrics.metric import Metric
     from tamis.metrics.plan import CampaignPlan
@@ -133,17 +132,29 @@ def score(
     opened = open_bundle(bundle)
     testing = open_bundle(test) if test is not None else None
     existing = read_score_table(out) if append and out.exists() else None
-    if append:
-        _check_append(existing, opened, wanted, out, overwrite=overwrite, on_error=on_error)
+    if existing is not None:
+        _refuse_replacing(existing, [metric.name for metric in wanted], out, overwrite)
     where = resolve_device(device)
     kept = work if work is not None else out.with_suffix(".campaign")
     if kept.exists() and not kept.is_dir():
         raise UsageError(kept, expected="a folder", found="a file", do="name another with --work")
     if dry_run:
-        _print_plan(plan_campaign(opened, wanted, campaign, where, test=testing, work=kept), json)
+        plan = plan_campaign(
+            opened, wanted, campaign, where, test=testing, beside=existing, work=kept
+        )
+        _print_plan(plan, json)
         return
     with show_progress() as progress:
-        done = run(opened, wanted, campaign, where, test=testing, work=kept, progress=progress)
+        done = run(
+            opened,
+            wanted,
+            campaign,
+            where,
+            test=testing,
+            beside=existing,
+            work=kept,
+            progress=progress,
+        )
     table = merge_columns(existing, done.table) if existing else done.table
     write_score_table(table, out, overwrite=overwrite or append)
     _print_scores(done, wanted, out, kept, json)
@@ -179,10 +190,12 @@ def _print_plan(plan: CampaignPlan, json: bool) -> None:
         ]
         for part in plan.work
     ]
+    left_out = f"reading {', '.join(plan.not_estimated)} off what was computed"
     print_table(["training", "number", "done", "whole trainings to go", "time to go"], rows)
     pairs(
         {
             "time": f"about {duration_text(plan.seconds)} on this device, measured with some steps",
+            **({"not in it": left_out} if plan.not_estimated else {}),
             "memory": f"{size_text(plan.state_bytes)} for statistics",
             "disk": f"{size_text(plan.disk_bytes)} besides networks",
         }
@@ -226,31 +239,6 @@ def _print_agreement_of_ks(table: ScoreTable) -> None:
     matrix = correlate(replace(table, columns=columns))
     rows = [[k, *(f"{rho:.3f}" for rho in row)] for k, row in zip(ks, matrix, strict=True)]
     print_table(["k", *ks], rows, title="Spearman's correlation between numbers of prototypes")
-
-
-def _check_append(
-    existing: ScoreTable | None,
-    opened: Bundle,
-    wanted: list[Metric],
-    out: Path,
-    *,
-    overwrite: bool,
-    on_error: str,
-) -> None:
-    """Refuse before the work what would fail after it."""
-    from tamis.errors import UsageError
-    from tamis.score_table import merge_columns, unscored_table
-
-    if on_error == "skip":
-        raise UsageError(
-            "--append",
-            expected="columns for every example",
-            found="--on-error skip, which leaves some out",
-            do="score all metrics in one call",
-        )
-    if existing is not None:
-        merge_columns(existing, unscored_table(opened))
-        _refuse_replacing(existing, [metric.name for metric in wanted], out, overwrite)
 
 
 def _refuse_replacing(existing: ScoreTable, wanted: list[str], out: Path, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tamis.arrays import to_numpy
-from tamis.hashing import example_hash
+from tamis.hashing import derived_seed, example_hash
 from tamis.inference import infer
 from tamis.metrics.context import Context
 from tamis.metrics.metric import FromRounds, Metric
@@ -29,7 +29,6 @@ SHARES = (0.4, 0.6, 0.8)
 """Share of the set in the subset at the start and after each round."""
 
 _MEMBERS = 8  # checkpoints at most: the last ones
-_FIRST_SEED = 2_000_000  # apart from those of other networks
 
 
 def variation_ratio(votes: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -118,7 +117,7 @@ class Acquisition:
     def _round(self, number: int) -> None:
         context, recipe = self._context, self._context.settings.recipe
         subset = self._subset(number)
-        seeds = Seeds.from_one(context.settings.seed + _FIRST_SEED + number)
+        seeds = Seeds.from_one(derived_seed(context.settings.seed, "acquisition", number))
         n = int(subset.sum())
         rest = context.ids[~subset]
         ensemble = _Checkpoints(context, rest, recipe.epochs - self.n_members)

@@ -35,7 +35,7 @@ from tamis.metrics.store import RunStore
 from tamis.metrics.subset_runs import SubsetTrainings
 from tamis.metrics.whole_runs import WholeRuns
 from tamis.progress import QUIET, Progress
-from tamis.score_table import ScoreColumn, ScoreTable, unscored_table
+from tamis.score_table import ScoreColumn, ScoreTable, merge_columns, unscored_table
 from tamis.training.runs import check_same_classes
 
 __all__ = ["ScoreReport", "plan_campaign", "score"]
@@ -63,14 +63,16 @@ def score(
     device: torch.device,
     *,
     test: Bundle | None = None,
+    beside: ScoreTable | None = None,
     work: Path | None = None,
     progress: Progress = QUIET,
 ) -> ScoreReport:
     """Compute metrics for every example of a bundle.
 
     Trains what :func:`plan_campaign` says, whatever the number of metrics. Memory besides the
-    loader's: some 190 bytes an example while networks train; for m subset networks m bytes an
-    example, and m bits each for four more; for embeddings n · d floats.
+    loader's: some 190 bytes an example while networks train; for m subset networks 2 m bytes an
+    example where they are read, and m more bits each for what they said; for embeddings n · d
+    floats.
 
     Args:
         bundle: What is scored.
@@ -78,19 +80,21 @@ def score(
         settings: How.
         device: Where.
         test: Examples that influence is measured on; they are never trained on.
+        beside: A table that the columns are to be added to; None for a table of their own.
         work: A folder for finished networks and statistics. A campaign that was interrupted goes
             on from there, and a later one with more metrics uses them. None keeps nothing.
         progress: Told of everything.
 
     Raises:
         UsageError: Settings that contradict each other.
-        BundleError: A record that does not decode, or a test set with other classes.
+        ScoreTableError: The table to add to holds other examples.
+        BundleError: A record that does not decode, or a test set with other classes or a damaged
+            record; of the latter two before anything is trained.
     """
     campaign = _Campaign(bundle, metrics, settings, device, test, work, progress)
-    campaign.check()
-    if settings.on_error == "skip":
-        campaign.context.leave_out_damaged()
-        campaign.check()  # what holds of all examples may not hold of fewer
+    campaign.prepare(beside)
+    if test is not None:
+        campaign.context.read_test_set()
     columns, seconds = campaign.columns()
     table = replace(unscored_table(bundle, campaign.context.positions), columns=columns)
     return ScoreReport(table, seconds, campaign.context.skipped)
@@ -103,17 +107,16 @@ def plan_campaign(
     device: torch.device,
     *,
     test: Bundle | None = None,
+    beside: ScoreTable | None = None,
     work: Path | None = None,
 ) -> CampaignPlan:
     """What :func:`score` would train, with estimates from a few measured steps.
 
     Raises:
-        UsageError, BundleError: As :func:`score`.
+        UsageError, ScoreTableError, BundleError: As :func:`score`.
     """
     campaign = _Campaign(bundle, metrics, settings, device, test, work, QUIET)
-    campaign.check()
-    if settings.on_error == "skip":
-        campaign.context.leave_out_damaged()
+    campaign.prepare(beside)
     return campaign.plan()
 
 
@@ -140,8 +143,16 @@ class _Campaign:
         if Needs.EMBEDDINGS in needed:
             self._embeddings = EmbeddingWork(self.context)
 
-    def check(self) -> None:
-        """Refuse before the first training what would fail after it."""
+    def prepare(self, beside: ScoreTable | None) -> None:
+        """Find what is damaged; refuse before the first training what would fail after it."""
+        self._check()
+        if self.context.settings.on_error == "skip":
+            self.context.leave_out_damaged()
+            self._check()  # what holds of all examples may not hold of fewer
+        if beside is not None:
+            merge_columns(beside, unscored_table(self.context.bundle, self.context.positions))
+
+    def _check(self) -> None:
         context, settings = self.context, self.context.settings
         bundle = context.bundle
         trains = any(m.needs not in (Needs.IDS, Needs.EMBEDDINGS) for m in self._metrics)
@@ -207,7 +218,13 @@ class _Campaign:
         recipe = context.settings.recipe
         speed = measure_speed(context.bundle, recipe, context.device, context.in_memory)
         return make_plan(
-            context, speed, self._whole, self._subsets, self._acquisition, self._embeddings
+            context,
+            self._metrics,
+            speed,
+            self._whole,
+            self._subsets,
+            self._acquisition,
+            self._embeddings,
         )
 
     def columns(self) -> tuple[dict[str, ScoreColumn], dict[Needs, float]]:

@@ -120,6 +120,18 @@ class Context:
                 do=f"run: tamis verify --deep {self.bundle.path}",
             )
 
+    def read_test_set(self) -> None:
+        """Read every record of the test set once, before hours of training need it.
+
+        Raises:
+            BundleError: A damaged record.
+        """
+        loader = self.testing()  # decodes into memory where the sets fit
+        if not self.in_memory:
+            with self.progress.task("look through the test set", loader.n_examples) as advance:
+                for batch in loader:
+                    advance(len(batch.example_ids))
+
     def evaluation(self, ids: NDArray[np.int64] | None = None) -> Loader:
         """The examples, or those of some ids, in the bundle's order and as they are."""
         return self._open(self.bundle, EVALUATION_BATCH, ids)

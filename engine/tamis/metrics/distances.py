@@ -57,7 +57,7 @@ METRICS = (
         "selfsup-prototypes",
         "far from every prototype",
         labels=False,
-        reading=FromEmbeddings(_nearest),
+        reading=FromEmbeddings(_nearest, takes_long=True),
         source=f"1 − cos to the nearest k-means centroid; {_PAPER}",
     ),
     Metric(
@@ -72,7 +72,7 @@ METRICS = (
         "semdedup",
         "unlike every harder example near it",
         labels=False,
-        reading=FromEmbeddings(_semdedup),
+        reading=FromEmbeddings(_semdedup, takes_long=True),
         source="1 − largest cosine to an example that lies farther from the prototype, in the two"
         " nearest clusters; below eps: a duplicate; Abbas et al. 2023, arXiv:2303.09540",
     ),
@@ -80,7 +80,7 @@ METRICS = (
         "zcore",
         "covers a part of the embedding space that no other does",
         labels=False,
-        reading=FromEmbeddings(_zcore),
+        reading=FromEmbeddings(_zcore, takes_long=True),
         source="coverage of sampled points less redundancy with neighbours; Griffin et al. 2024,"
         " arXiv:2411.15349",
     ),

@@ -73,6 +73,15 @@ class EmbeddingWork:
         """Whether they were computed before, here or elsewhere."""
         return self._spec.kind == "npy" or (self._file is not None and self._file.exists())
 
+    @property
+    def bytes_of_selfsup(self) -> int:
+        """On disk, of embeddings by the encoder that is trained here; of others 0."""
+        if self._spec.kind != "selfsup":
+            return 0
+        recipe = self._context.settings.recipe
+        n_columns = SmallResNet(1, recipe.width, recipe.resolution).n_features
+        return 4 * self._context.n_examples * n_columns
+
     def rows(self) -> NDArray[np.float32]:
         """(n, d) float32, mapped from a file where there is one."""
         context = self._context

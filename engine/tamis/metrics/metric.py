@@ -158,9 +158,11 @@ class FromEmbeddings:
 
     Attributes:
         read: → (n,) floats, high = hard.
+        takes_long: Clusters or neighbours, of O(n · k) and more, rather than means.
     """
 
     read: Callable[[Embedded], NDArray[Any]]
+    takes_long: bool = False
     needs: Needs = Needs.EMBEDDINGS
 
 
@@ -214,6 +216,14 @@ class Metric:
     def needs(self) -> Needs:
         """What it is computed from."""
         return self.reading.needs
+
+    @property
+    def reading_takes_long(self) -> bool:
+        """Whether it takes more than a pass over the examples once networks are trained."""
+        reading = self.reading
+        if isinstance(reading, FromEmbeddings):
+            return reading.takes_long
+        return isinstance(reading, Snapshot) and reading.measure is not None
 
     @property
     def first_only(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,19 +55,24 @@ class CampaignPlan:
         work: What has to be trained.
         trainings: Sum of the missing work, in trainings on the whole set.
         seconds: Estimate of the whole, decoding included, without what is not estimated.
+        not_estimated: Metrics whose reading is not in it: clusters, neighbours and gradients, which
+            need no training but may take minutes.
         state_bytes: Memory for statistics while a network trains, besides images and network.
-        disk_bytes: What missing work adds to the folder of the campaign, without networks.
+        disk_bytes: What missing work adds to the folder of the campaign, without networks, and
+            without embeddings of an encoder whose width is not known before it is loaded.
     """
 
     work: tuple[PlannedWork, ...]
     trainings: float
     seconds: float
+    not_estimated: tuple[str, ...]
     state_bytes: int
     disk_bytes: int
 
 
 def make_plan(
     context: Context,
+    metrics: Sequence[Metric],
     speed: Speed,
     whole: WholeRuns,
     subsets: SubsetTrainings | None,
@@ -77,7 +83,8 @@ def make_plan(
     n = context.n_examples
     one = _Seconds(n, context.settings, speed)
     work = _whole_work(context, one, whole)
-    disk = whole.bytes_of_a_run * work[0].missing
+    full, early = whole.missing()
+    disk = whole.bytes_of_a_run * len(full) + whole.bytes_of_an_early_run * len(early)
     if subsets is not None:
         work.append(_subset_work(context, one, subsets))
         disk += subsets.bytes_of_a_run * work[-1].missing
@@ -86,12 +93,14 @@ def make_plan(
         disk += 4 * n * work[-1].missing
     if embeddings is not None:
         work.append(_embedding_work(context, one, embeddings))
+        disk += embeddings.bytes_of_selfsup * work[-1].missing
     decoding = speed.decode * n if speed.in_memory and any(part.missing for part in work) else 0.0
     return CampaignPlan(
         tuple(part for part in work if part.n),
         sum(part.trainings for part in work),
         decoding + sum(part.seconds or 0.0 for part in work),
-        whole.state_bytes if whole.full_seeds else 0,
+        tuple(metric.name for metric in metrics if metric.reading_takes_long),
+        whole.state_bytes if whole.full else 0,
         disk,
     )
 
@@ -135,9 +144,9 @@ class _Seconds:
 def _whole_work(context: Context, one: _Seconds, whole: WholeRuns) -> list[PlannedWork]:
     settings = context.settings
     full, early = whole.missing()
-    n_full = len(whole.full_seeds)
+    n_full = len(whole.full)
     # A whole training that was kept may lack another early epoch.
-    n_early = len({*whole.early_seeds} - {*whole.full_seeds} | {*early})
+    n_early = len({*whole.early} - {*whole.full} | {*early})
     early_epoch, epochs = settings.early_epochs, settings.recipe.epochs
     part = early_epoch / epochs
     return [

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from tamis.atomic import atomic_path
@@ -29,16 +32,15 @@ class RunStore:
 
     Args:
         folder: Made at the first result; None keeps results in memory.
-        **about: What all results depend on, JSON values.
     """
 
-    def __init__(self, folder: Path | None, **about: Any) -> None:
-        self._folder, self._about = folder, about
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
         self._kept: dict[str, bytes] = {}
 
     def name(self, kind: str, number: int, **about: Any) -> str:
         """The name of a result: its kind, its number, and a hash of what it depends on."""
-        text = json.dumps({**self._about, **about, "kind": kind}, sort_keys=True)
+        text = json.dumps({**about, "kind": kind}, sort_keys=True)
         return f"{kind}-{number:04d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def path(self, file: str) -> Path | None:
@@ -67,12 +69,19 @@ class RunStore:
         """
         if not self.holds(name):
             return None
-        file = f"{name}.npz"
-        try:
-            with self._open(file) as source, np.load(source, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files if not only or key in only}
-        except Exception as error:  # zipfile raises a dozen kinds for damage
-            raise self._damaged(f"{name}.npz", error) from error
+        with self._archive(name) as archive:
+            return {key: archive[key] for key in archive.files if not only or key in only}
+
+    def columns(self, name: str) -> tuple[str, ...]:
+        """Names of the arrays of a result, none of which is read; empty without the result.
+
+        Raises:
+            ScoreTableError: A damaged file.
+        """
+        if not self.holds(name):
+            return ()
+        with self._archive(name) as archive:
+            return tuple(archive.files)
 
     def save_model(self, name: str, model: SmallResNet) -> None:
         """Keep a network."""
@@ -100,6 +109,14 @@ class RunStore:
             raise self._damaged(f"{name}.pt", error) from error
         # As networks are trained: other layouts sum in another order.
         return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+    @contextmanager
+    def _archive(self, name: str) -> Iterator[NpzFile]:
+        try:
+            with self._open(f"{name}.npz") as source, np.load(source, allow_pickle=False) as found:
+                yield found
+        except Exception as error:  # zipfile raises a dozen kinds for damage
+            raise self._damaged(f"{name}.npz", error) from error
 
     def _has(self, file: str) -> bool:
         return file in self._kept if self._folder is None else (self._folder / file).is_file()

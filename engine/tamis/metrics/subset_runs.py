@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tamis.arrays import to_numpy
 from tamis.errors import UsageError
-from tamis.hashing import example_hash
+from tamis.hashing import derived_seed, example_hash
 from tamis.inference import infer
 from tamis.metrics.context import Context
 from tamis.metrics.evidence import SubsetRuns
@@ -23,9 +23,6 @@ from tamis_kernels import row_scores
 __all__ = ["BLOCK", "SubsetTrainings", "subset_mask"]
 
 BLOCK = 10  # networks; within each block every example is in equally many subsets
-
-# Apart from the seeds of the networks on the whole set.
-_FIRST_SEED = 1_000_000
 
 
 def subset_mask(
@@ -149,7 +146,7 @@ class SubsetTrainings:
     def _train(self, number: int, label: str) -> None:
         context, recipe = self._context, self._context.settings.recipe
         mask = self._mask(number)
-        seeds = Seeds.from_one(context.settings.seed + _FIRST_SEED + number)
+        seeds = Seeds.from_one(derived_seed(context.settings.seed, "subset", number))
         n_kept = int(mask.sum())
         trained = train(
             context.training(seeds, context.ids[mask]),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.hashing import derived_seed
 from tamis.loaders.batch import Loader
 from tamis.metrics.context import Context
 from tamis.metrics.metric import Metric, Needs, Presentations, RunShape, Snapshot, Tracking
@@ -45,52 +46,51 @@ class WholeRuns:
         n_early = 0
         if self._early:
             n_early = 1 if all(m.first_only for m in self._early) else settings.n_early
-        first = settings.seed
-        self.full_seeds = range(first, first + n_full)
-        self.early_seeds = range(first, first + n_early)
+        self.full = range(n_full)
+        self.early = range(n_early)
         self.early_epoch = settings.early_epochs
 
     def missing(self) -> tuple[list[int], list[int]]:
-        """Seeds of whole trainings, and of trainings to the early epoch, that have to be run."""
-        full = [seed for seed in self.full_seeds if self._lacks_training(seed)]
+        """Numbers of whole trainings, and of trainings to the early epoch, that have to be run."""
+        full = [number for number in self.full if self._lacks_training(number)]
         early = [
-            seed
-            for seed in self.early_seeds
-            if seed not in full and not self._context.store.holds(self._name("early", seed))
+            number
+            for number in self.early
+            if number not in full and not self._context.store.holds(self._name("early", number))
         ]
         return full, early
 
     def run(self) -> None:
         """Train what is missing, and read what is missing off networks that are kept."""
         full, early = self.missing()
-        for seed in sorted({*full, *early}):
-            self._train(seed, whole=seed in full, of=len(full) + len(early))
-        for seed in self.early_seeds:
-            self._read_later("early", seed, self._early)
-        for seed in self.full_seeds:
-            self._read_later("full", seed, self._late)
+        for number in sorted({*full, *early}):
+            self._train(number, whole=number in full, of=len(full) + len(early))
+        for number in self.early:
+            self._read_later("early", number, self._early)
+        for number in self.full:
+            self._read_later("full", number, self._late)
 
     def mean(self, metric: Metric) -> NDArray[np.float32]:
         """(n,) float32 mean of a metric over its networks."""
-        kind, seeds = self._networks(metric)
+        kind, numbers = self._networks(metric)
         total = np.zeros(self._context.n_examples)
-        for seed in seeds:
+        for number in numbers:
             name = column_name(metric)
-            total += self._load(kind, seed, name)[name]
-        return (total / len(seeds)).astype(np.float32)
+            total += self._load(kind, number, name)[name]
+        return (total / len(numbers)).astype(np.float32)
 
     def provenance(self, metric: Metric) -> dict[str, Any]:
         """What the scores of a metric depend on."""
         recipe = self._context.settings.recipe
-        kind, seeds = self._networks(metric)
+        kind, numbers = self._networks(metric)
         about: dict[str, Any] = {
-            "models": len(seeds),
+            "models": len(numbers),
             "seed": self._context.settings.seed,
             "machine": self._context.machine(),
             "recipe": recipe.name,
             "recipe_digest": recipe.digest,
             "epochs": recipe.epochs,
-            "networks": [str(self._load(kind, seed, "network")["network"]) for seed in seeds],
+            "networks": [str(self._load(kind, number, "network")["network"]) for number in numbers],
         }
         if kind == "early":
             about["early_epoch"] = self.early_epoch
@@ -103,19 +103,19 @@ class WholeRuns:
         return about
 
     def _networks(self, metric: Metric) -> tuple[str, range]:
-        """Kind and seeds of those that a metric is read off."""
+        """Kind and numbers of those that a metric is read off."""
         is_early = metric.needs is Needs.EARLY_RUNS
-        seeds = self.early_seeds if is_early else self.full_seeds
-        return "early" if is_early else "full", seeds[:1] if metric.first_only else seeds
+        numbers = self.early if is_early else self.full
+        return "early" if is_early else "full", numbers[:1] if metric.first_only else numbers
 
-    def _lacks_training(self, seed: int) -> bool:
-        kept = self._context.store.load(self._name("full", seed))
+    def _lacks_training(self, number: int) -> bool:
+        kept = self._context.store.columns(self._name("full", number))
         watched = [m for m in self._late if isinstance(m.reading, Presentations | Tracking)]
-        return kept is None or any(column_name(m) not in kept for m in watched)
+        return any(column_name(m) not in kept for m in watched) or not kept
 
-    def _train(self, seed: int, *, whole: bool, of: int) -> None:
+    def _train(self, number: int, *, whole: bool, of: int) -> None:
         context, recipe = self._context, self._context.settings.recipe
-        seeds = Seeds.from_one(seed)
+        seeds = Seeds.from_one(derived_seed(context.settings.seed, "whole", number))
         n = context.n_examples
         watch = self._watch(context.ids) if whole else None
         evaluation = context.evaluation()
@@ -127,14 +127,14 @@ class WholeRuns:
             seeds=seeds,
             device=context.device,
             stop_after=None if whole else self.early_epoch,
-            observer=_EarlyEpoch(self, seed, evaluation, watch),
+            observer=_EarlyEpoch(self, number, evaluation, watch),
             progress=context.progress,
-            label=f"score: network {seed - context.settings.seed + 1}, {of} to train",
+            label=f"score: network {number + 1}, {of} to train",
         )
         if watch is not None:
             late = [m for m in self._known_late if isinstance(m.reading, Snapshot)]
             arrays = watch.finish() | snapshots(late, trained.model, evaluation, context.device)
-            self._save("full", seed, arrays, trained.model)
+            self._save("full", number, arrays, trained.model)
 
     def _watch(self, ids: NDArray[np.int64]) -> RunWatch:
         context = self._context
@@ -151,40 +151,46 @@ class WholeRuns:
     @property
     def bytes_of_a_run(self) -> int:
         """On disk, without networks."""
-        return 4 * self._context.n_examples * len(self._known_early + self._known_late)
+        late = 4 * self._context.n_examples * len(self._known_late)
+        return late + (self.bytes_of_an_early_run if self._early else 0)
 
-    def keep_early(self, seed: int, model: SmallResNet, evaluation: Loader) -> None:
+    @property
+    def bytes_of_an_early_run(self) -> int:
+        """On disk, without networks."""
+        return 4 * self._context.n_examples * len(self._known_early)
+
+    def keep_early(self, number: int, model: SmallResNet, evaluation: Loader) -> None:
         """Read the early metrics off a network that stands at the early epoch."""
         arrays = snapshots(self._known_early, model, evaluation, self._context.device)
-        self._save("early", seed, arrays, model)
+        self._save("early", number, arrays, model)
 
-    def _read_later(self, kind: str, seed: int, wanted: Sequence[Metric]) -> None:
+    def _read_later(self, kind: str, number: int, wanted: Sequence[Metric]) -> None:
         """Metrics that were not known, or not asked for, when the network was trained."""
-        kept = self._load(kind, seed)
+        kept = self._load(kind, number)
         lacking = [m for m in wanted if column_name(m) not in kept]
         if not lacking:
             return
         context = self._context
-        model = context.store.load_model(self._name(kind, seed), context.device)
+        model = context.store.load_model(self._name(kind, number), context.device)
         kept |= snapshots(lacking, model, context.evaluation(), context.device)
-        context.store.save(self._name(kind, seed), kept)
+        context.store.save(self._name(kind, number), kept)
 
-    def _save(self, kind: str, seed: int, arrays: Arrays, model: SmallResNet) -> None:
-        name = self._name(kind, seed)
+    def _save(self, kind: str, number: int, arrays: Arrays, model: SmallResNet) -> None:
+        name = self._name(kind, number)
         self._context.store.save_model(name, model)
         digest = np.array(model_digest(model))
         self._context.store.save(name, {**arrays, "network": digest})
 
-    def _load(self, kind: str, seed: int, *only: str) -> Arrays:
-        kept = self._context.store.load(self._name(kind, seed), *only)
+    def _load(self, kind: str, number: int, *only: str) -> Arrays:
+        kept = self._context.store.load(self._name(kind, number), *only)
         assert kept is not None  # after run()
         return kept
 
-    def _name(self, kind: str, seed: int) -> str:
-        about = self._context.about() | {"seed": seed}
+    def _name(self, kind: str, number: int) -> str:
+        about = self._context.about() | {"seed": self._context.settings.seed}
         if kind == "early":
             about["early_epoch"] = self.early_epoch
-        return self._context.store.name(kind, seed, **about)
+        return self._context.store.name(kind, number, **about)
 
 
 def _of(metrics: Sequence[Metric], needs: Needs) -> list[Metric]:
@@ -205,9 +211,9 @@ class _EarlyEpoch:
     """Takes the early metrics at their epoch, and hands everything on to the watch."""
 
     def __init__(
-        self, runs: WholeRuns, seed: int, evaluation: Loader, watch: Observer | None
+        self, runs: WholeRuns, number: int, evaluation: Loader, watch: Observer | None
     ) -> None:
-        self._runs, self._seed, self._evaluation, self._watch = runs, seed, evaluation, watch
+        self._runs, self._number, self._evaluation, self._watch = runs, number, evaluation, watch
 
     def on_batch(
         self, epoch: int, example_ids: NDArray[np.int64], labels: Any, logits: Any
@@ -219,4 +225,4 @@ class _EarlyEpoch:
         if self._watch is not None:
             self._watch.on_epoch_end(epoch, model)
         if epoch + 1 == self._runs.early_epoch:
-            self._runs.keep_early(self._seed, model, self._evaluation)
+            self._runs.keep_early(self._number, model, self._evaluation)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tamis.bundles.opening import open_bundle
+from tamis.errors import ScoreTableError
 from tamis.score_table import read_score_table
 from tamis.selection.settings import SelectionSettings
 from tamis.sweep.records import Trial, read_records
@@ -33,6 +34,15 @@ class Sweep:
         self.train, self.test = open_bundle(spec.train), open_bundle(spec.test)
         check_same_classes(self.train.classes, self.test.classes)
         self.table = read_score_table(spec.scores).for_bundle(self.train)
+        if len(self.table.left_out.ids):
+            raise ScoreTableError(
+                spec.scores,
+                expected=f"a score for each of the {self.train.n_examples} examples of"
+                f" {spec.train}, which the sweep trains on",
+                found=f"{len(self.table.left_out.ids)} that were left out",
+                do=f"cut them out first: tamis cut {spec.train} SOUND.beton --scores"
+                f" {spec.scores} --side random --keep 1",
+            )
         self.recipe = get_recipe(spec.recipe, spec.set)
         for metric in spec.metrics:
             if metric != "random":
