@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tamis.bundles.opening import open_bundle
 from tamis.duplicates import duplicates
 from tamis.score_table import ScoreTable, read_score_table
-from tamis.training.runs import environment
+from tamis.training.records import environment
 
 FLIPPED, REPEATED = 0.05, 0.02
 EPS = 1e-4  # copies are exact

@@ -8,7 +8,8 @@
     ├── BundleError            a file that is not a bundle that can be used here
     │   └── DamagedBundleError a bundle that contradicts itself
     ├── ScoreTableError        a score table that does not fit
-    └── WorkFailedError        the work itself failed: exit code 1
+    ├── WorkFailedError        the work itself failed: exit code 1
+    └── InterruptedRunError    a signal ended a training that can go on: exit code 130
 
 Each message is one line and says what was expected, what was found, and what to do.
 """
@@ -19,6 +20,7 @@ __all__ = [
     "BundleError",
     "DamagedBundleError",
     "ImageError",
+    "InterruptedRunError",
     "ScoreTableError",
     "SourceError",
     "TamisError",
@@ -81,6 +83,12 @@ class WorkFailedError(TamisError):
     """The input was fine and the work failed all the same."""
 
     exit_code = 1
+
+
+class InterruptedRunError(TamisError):
+    """A training was asked to stop, and has kept what it takes to go on."""
+
+    exit_code = 130
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tamis.devices import autocast
 from tamis.loaders.batch import Loader
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 
 __all__ = ["Outputs", "infer"]
 
@@ -34,20 +34,31 @@ class Outputs:
     embeddings: Tensor
 
 
-def infer(model: SmallResNet, loader: Loader, device: torch.device) -> Iterator[Outputs]:
+def infer(
+    model: Network, loader: Loader, device: torch.device, *, flip: bool = False
+) -> Iterator[Outputs]:
     """Run the network over one epoch in evaluation mode, batch by batch.
 
     The mode is restored afterwards. Memory: one batch.
+
+    Args:
+        model: On the device.
+        loader: Batches.
+        device: Where to run.
+        flip: Give the mean over each image and its mirror image, of logits and embeddings.
     """
     was_training = model.training
     model.eval()
     try:
         for batch in loader:
             with torch.no_grad():
+                images = batch.images.to(device, non_blocking=True)
                 with autocast(device):
-                    features = model.features(batch.images.to(device)).float()
+                    features = model.features(images).float()
+                    if flip:
+                        features = (features + model.features(images.flip(3)).float()) / 2
                 # In float32: logits rounded to bfloat16 would tie half of the easy examples.
-                logits = model.head(features)
+                logits = model.classify(features)
             yield Outputs(batch.example_ids, batch.labels.to(device), logits, features)
     finally:
         model.train(was_training)

@@ -32,7 +32,7 @@ from tamis.selection.selecting import select
 from tamis.selection.settings import SelectionSettings
 from tamis.sources.opening import open_source
 from tamis.training.recipes import get_recipe
-from tamis.training.runs import train_on_bundle
+from tamis.training.runs import RunOptions, train_on_bundle
 from tamis.training.selfsup import SelfsupSettings
 
 pytestmark = pytest.mark.real_data
@@ -157,7 +157,12 @@ def test_cifar10_is_scored_cut_and_trained_on(cifar10: Bundle, tmp_path: Path, l
     assert verify(pruned).ok
     assert len(pruned.lineage) == 3
     _, record = train_on_bundle(
-        pruned, bundle, replace(recipe, epochs=4), full_examples=1500, loader=loader, device=CPU
+        pruned,
+        bundle,
+        replace(recipe, epochs=4),
+        RunOptions(full_examples=1500),
+        loader=loader,
+        device=CPU,
     )
     assert (record.n_examples, record.full_examples, record.steps) == (750, 1500, 4 * 24)
     # Half of these images are trained on: far above the chance of a tenth.

@@ -26,7 +26,7 @@ from tamis.metrics.metric import Metric, Needs, Snapshot
 from tamis.metrics.registry import METRICS, get_metrics
 from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.subset_runs import subset_mask
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 from tamis.prototypes import class_prototype_distance
 from tamis.statistics import rank_correlation
 from tamis.training.loop import Seeds, train
@@ -46,7 +46,7 @@ def bundle(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bun
     return open_bundle(path)
 
 
-def logits_of(model: SmallResNet, part: ImageSet) -> torch.Tensor:
+def logits_of(model: Network, part: ImageSet) -> torch.Tensor:
     """(n, 10) float64, in the batches of an evaluation."""
     found = []
     for start in range(0, len(part.labels), 512):
@@ -58,7 +58,7 @@ def logits_of(model: SmallResNet, part: ImageSet) -> torch.Tensor:
     return torch.cat(found)
 
 
-def answers(model: SmallResNet, part: ImageSet) -> NDArray[np.bool_]:
+def answers(model: Network, part: ImageSet) -> NDArray[np.bool_]:
     """(n,) whether the network is right."""
     return (logits_of(model, part).argmax(1) == part.labels).numpy()
 

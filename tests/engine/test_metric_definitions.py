@@ -27,7 +27,7 @@ from tamis.metrics.registry import METRICS
 from tamis.metrics.tdds import TDDSTracker
 from tamis.metrics.watching import RunWatch, column_name, snapshots
 from tamis.metrics.windows import WindowTracker, early_part, window_length
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 from tamis.statistics import rank_correlation
 from tamis.training.loop import Seeds, train
 from tamis.training.recipes import RECIPES
@@ -67,12 +67,12 @@ class Recorder:
             self.logits[epoch, self.place[example_id]] = logits[row].double().numpy()
         self.watch.on_batch(epoch, example_ids, labels, logits)
 
-    def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
+    def on_epoch_end(self, epoch: int, model: Network) -> None:
         self.watch.on_epoch_end(epoch, model)
 
 
 @pytest.fixture(scope="module")
-def run(bundle: Bundle) -> tuple[dict[str, NDArray[np.float32]], Float, SmallResNet]:
+def run(bundle: Bundle) -> tuple[dict[str, NDArray[np.float32]], Float, Network]:
     """What the watch found, all logits (epochs, n, 10), and the network."""
     images = load_image_set(bundle, 8)
     watch = RunWatch(WATCHED, bundle.example_ids, RunShape(bundle.n_examples, 10, EPOCHS, CPU))
@@ -140,7 +140,7 @@ def slow_tdds(logits: Float, label: int) -> float:
     ],
 )
 def test_dynamics_match_their_definitions(
-    run: tuple[dict[str, NDArray[np.float32]], Float, SmallResNet],
+    run: tuple[dict[str, NDArray[np.float32]], Float, Network],
     bundle: Bundle,
     name: str,
     slow: Callable[[Float, int], float],
@@ -151,7 +151,7 @@ def test_dynamics_match_their_definitions(
     assert np.std(expected) > 0
 
 
-def forward(model: SmallResNet, images: Tensor) -> tuple[Tensor, Tensor]:
+def forward(model: Network, images: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             features = model.features(images.permute(0, 3, 1, 2)).float()
@@ -159,7 +159,7 @@ def forward(model: SmallResNet, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_snapshots_match_their_definitions(
-    run: tuple[dict[str, NDArray[np.float32]], Float, SmallResNet],
+    run: tuple[dict[str, NDArray[np.float32]], Float, Network],
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -196,7 +196,7 @@ def test_snapshots_match_their_definitions(
 
 
 def test_full_gradients_match_autograd(
-    run: tuple[dict[str, NDArray[np.float32]], Float, SmallResNet], bundle: Bundle
+    run: tuple[dict[str, NDArray[np.float32]], Float, Network], bundle: Bundle
 ) -> None:
     _, _, model = run
     images = load_image_set(bundle, 8)

@@ -148,7 +148,7 @@ def test_a_failing_trial_leaves_no_record_and_the_others_go_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails_on_seed_one(*args: object, **options: object) -> object:
-        if options["seed"] == 1:
+        if args[3].seed == 1:  # type: ignore[attr-defined]
             raise WorkFailedError("loss", expected="finite", found="nan", do="nothing")
         return run_training(*args, **options)  # type: ignore[arg-type]
 

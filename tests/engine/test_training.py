@@ -24,13 +24,13 @@ from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, UsageError, WorkFailedError
 from tamis.hashing import shuffled_order
 from tamis.loaders.memory_loader import ImageSet, load_image_set
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 from tamis.sources.opening import open_source
 from tamis.training.checkpoints import load_checkpoint, write_run
 from tamis.training.evaluation import evaluate
 from tamis.training.loop import Seeds, augmentation_for, n_steps, train
 from tamis.training.recipes import RECIPES, Recipe, get_recipe
-from tamis.training.runs import train_on_bundle
+from tamis.training.runs import RunOptions, train_on_bundle
 from tamis.training.selfsup import SelfsupSettings, contrastive_loss, random_views, train_encoder
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ class Recorder:
         assert logits.shape == (len(example_ids), 10)
         self.shown.append((epoch, example_ids))
 
-    def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
+    def on_epoch_end(self, epoch: int, model: Network) -> None:
         self.epochs_ended.append(epoch)
 
     def epoch(self, number: int) -> list[int]:
@@ -76,14 +76,14 @@ class Recorder:
         return shown
 
 
-def run(images: ImageSet, recipe: Recipe = SHORT, seed: int = 0, steps: int = 30) -> SmallResNet:
+def run(images: ImageSet, recipe: Recipe = SHORT, seed: int = 0, steps: int = 30) -> Network:
     seeds = Seeds.from_one(seed)
     augmentation = augmentation_for(recipe, seeds)
     loader = memory_loader(images, recipe.batch_size, seed=seed, augmentation=augmentation)
     return train(loader, recipe, 10, steps=steps, seeds=seeds, device=CPU).model
 
 
-def weights(model: SmallResNet) -> NDArray[np.float32]:
+def weights(model: Network) -> NDArray[np.float32]:
     return np.concatenate([p.detach().numpy().ravel() for p in model.state_dict().values()])
 
 
@@ -243,13 +243,13 @@ def test_recipes_take_replacements_by_type() -> None:
         ({"epochs": "3.5"}, "type int, found '3.5'"),
         ({"epochs": "many"}, "type int, found 'many'"),
         ({"flip": 1}, "type bool, found 1"),
-        ({"colour": "1"}, "expected one of resolution, "),
-        ({"name": "x"}, "expected one of resolution, "),
+        ({"colour": "1"}, "expected one of network, "),
+        ({"name": "x"}, "expected one of network, "),
         ({"epochs": "0"}, "setting epochs: expected more than 0, found 0"),
     ):
         with pytest.raises(UsageError, match=message):
             get_recipe("small", wrong)
-    with pytest.raises(UsageError, match="expected small or digits, found big"):
+    with pytest.raises(UsageError, match=r"expected small or digits or .*, found big"):
         get_recipe("big")
 
 
@@ -323,7 +323,7 @@ def test_epochs_end_where_their_last_batch_is_damaged(
     options: dict[str, Any] = {
         "loader": loader,
         "on_error": "skip",
-        "budget": "epochs",
+        "options": RunOptions(budget="epochs"),
         "device": CPU,
     }
     _, record = train_on_bundle(open_bundle(tmp_path / "one.beton"), testing, recipe, **options)

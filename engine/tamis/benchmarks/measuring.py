@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tamis import __version__
 from tamis.devices import n_cores
+from tamis.versions import source_commit
 
 __all__ = ["Ceiling", "Row", "drop_from_cache", "environment", "row", "sync", "timed"]
 
@@ -183,7 +184,7 @@ def environment() -> dict[str, str | int]:
         versions[package] = next(filter(None, map(_version, distributions)), "missing")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "commit": _commit(),
+        "commit": source_commit() or "none",
         "processor": _processor(),
         "cores": n_cores(),
         "memory_gb": round(memory / 1e9),
@@ -191,16 +192,6 @@ def environment() -> dict[str, str | int]:
         **versions,
         **_gpu(),
     }
-
-
-def _commit() -> str:
-    """Of the checkout that this file stands in; "none" of an installed wheel."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return "none"
-    return done.stdout.strip() or "none"
 
 
 def _version(distribution: str) -> str:

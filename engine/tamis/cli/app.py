@@ -12,7 +12,17 @@ import typer
 from typer.exceptions import TyperException
 
 from tamis import __version__
-from tamis.cli import agreement, bench, bundles, conversion, exchange, runs, scores, scoring
+from tamis.cli import (
+    agreement,
+    bench,
+    bundles,
+    conversion,
+    exchange,
+    runs,
+    scores,
+    scoring,
+    training,
+)
 from tamis.errors import TamisError, WorkFailedError, first_line
 
 __all__ = ["app", "main"]
@@ -57,8 +67,8 @@ for command in (
     bundles.cut,
     bundles.merge,
     bundles.shard,
-    runs.train,
-    runs.recipes,
+    training.train,
+    training.recipes,
     runs.sweep,
     runs.report,
     bench.bench,

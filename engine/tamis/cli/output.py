@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tamis.errors import printable
-from tamis.progress import Advance, Progress
+from tamis.progress import QUIET, Advance, Progress
 from tamis.units import number_text
 
 if TYPE_CHECKING:
@@ -69,8 +69,15 @@ def print_skipped(skipped: Iterable[Skipped]) -> None:
 
 
 @contextmanager
-def show_progress() -> Iterator[Progress]:
-    """Bars with rate and time left on stderr where that is a terminal, else a line now and then."""
+def show_progress(*, quiet: bool = False) -> Iterator[Progress]:
+    """Bars with rate and time left on stderr where that is a terminal, else a line now and then.
+
+    Args:
+        quiet: Nothing at all: of several processes one speaks.
+    """
+    if quiet:
+        yield QUIET
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,

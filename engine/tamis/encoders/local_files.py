@@ -13,7 +13,7 @@ from tamis import __version__
 from tamis.encoders.base import unusable
 from tamis.encoders.checkpoints import file_digest, find_tensors, read_tensors
 from tamis.encoders.network import NetworkEncoder, Origin, quietly
-from tamis.encoders.resnet import ResNet, resnet_prefix
+from tamis.encoders.resnet import resnet_like, resnet_prefix
 from tamis.encoders.spec import EncoderSpec
 from tamis.encoders.torchvision_models import torchvision_network
 from tamis.errors import first_line
@@ -115,7 +115,7 @@ def _network(tensors: Mapping[str, Tensor], spec: EncoderSpec) -> tuple[nn.Modul
             do=f"name the network of torchvision that they belong to: {spec.text}?arch=NAME",
         )
     try:
-        resnet = ResNet(tensors, prefix)
+        resnet = resnet_like(tensors, prefix)
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise unusable(
             spec.text,

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor, nn
 
 from tamis.devices import autocast
 from tamis.encoders.base import Preparation, unusable
 from tamis.errors import first_line
 
-__all__ = ["NetworkEncoder", "Origin", "quietly", "weights_digest", "without_classifier"]
+__all__ = ["NetworkEncoder", "Origin", "quietly", "without_classifier"]
 
 
 @dataclass(frozen=True)
@@ -162,16 +161,6 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-def weights_digest(module: nn.Module) -> str:
-    """xxh3 over names, types, shapes and values of all tensors of a network, by name."""
-    state = xxhash.xxh3_128()
-    for name, tensor in sorted(module.state_dict().items()):
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        state.update(flat.view(torch.uint8).numpy().data)
-    return "xxh3:" + state.hexdigest()
 
 
 def without_classifier(module: nn.Module) -> nn.Module:

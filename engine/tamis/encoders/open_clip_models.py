@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from tamis.encoders.base import Preparation, levels, unusable
 from tamis.encoders.checkpoints import file_digest, read_tensors
-from tamis.encoders.network import NetworkEncoder, Origin, quietly, weights_digest
+from tamis.encoders.network import NetworkEncoder, Origin, quietly
 from tamis.encoders.optional import missing_library
 from tamis.encoders.spec import EncoderSpec
 from tamis.errors import first_line
+from tamis.models.weights import weights_digest
 
 __all__ = ["open_open_clip"]
 

@@ -16,11 +16,11 @@ from tamis.encoders.network import (
     NetworkEncoder,
     Origin,
     quietly,
-    weights_digest,
     without_classifier,
 )
 from tamis.encoders.spec import EncoderSpec
 from tamis.errors import first_line
+from tamis.models.weights import weights_digest
 
 __all__ = ["open_torch_hub"]
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from tamis import __version__
 from tamis.bundles.bundle import Bundle
 from tamis.encoders.base import Preparation, unusable
-from tamis.encoders.network import NetworkEncoder, Origin, weights_digest
+from tamis.encoders.network import NetworkEncoder, Origin
 from tamis.encoders.spec import EncoderSpec
 from tamis.loaders.opening import open_loader
 from tamis.loaders.settings import OnError
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
+from tamis.models.weights import weights_digest
 from tamis.progress import QUIET, Progress
 from tamis.training.checkpoints import load_checkpoint
 from tamis.training.recipes import Recipe
@@ -34,7 +35,7 @@ def open_run(spec: EncoderSpec, device: torch.device, resolution: int | None) ->
     """
     checkpoint = load_checkpoint(Path(spec.argument), device)
     model = checkpoint.model
-    trained_at = int(model.config["resolution"])
+    trained_at = checkpoint.resolution
     if resolution not in (None, trained_at):
         raise unusable(
             spec.text,
@@ -43,7 +44,8 @@ def open_run(spec: EncoderSpec, device: torch.device, resolution: int | None) ->
             do="leave --resolution out",
         )
     labels_used = checkpoint.objective == "supervised"
-    return _encoder(spec.text, model, device, labels_used=labels_used)
+    preparation = _preparation(trained_at, checkpoint.center_ratio)
+    return _encoder(spec.text, model, device, preparation, labels_used=labels_used)
 
 
 def train_selfsup(
@@ -88,7 +90,7 @@ def train_selfsup(
 
 
 def selfsup_encoder(
-    model: SmallResNet,
+    model: Network,
     recipe: Recipe,
     settings: SelfsupSettings,
     device: torch.device,
@@ -97,26 +99,30 @@ def selfsup_encoder(
 ) -> NetworkEncoder:
     """The encoder around what :func:`tamis.training.selfsup.train_encoder` gave for these."""
     training = {"recipe_digest": recipe.digest, "selfsup": asdict(settings), "seed": seed}
-    return _encoder("selfsup", model, device, labels_used=False, training=training)
+    preparation = _preparation(recipe.resolution, 1.0)
+    return _encoder("selfsup", model, device, preparation, labels_used=False, training=training)
 
 
 def _encoder(
     spec: str,
-    model: SmallResNet,
+    model: Network,
     device: torch.device,
+    preparation: Preparation,
     *,
     labels_used: bool,
     training: dict[str, Any] | None = None,
 ) -> NetworkEncoder:
-    side = int(model.config["resolution"])
-    # The network normalises by itself.
-    preparation = Preparation(side, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     origin = Origin(spec, weights_digest(model), f"tamis {__version__}", labels_used, training)
     return NetworkEncoder(origin, _Penultimate(model), preparation, device)
 
 
+def _preparation(side: int, center_ratio: float) -> Preparation:
+    """The network normalises by itself."""
+    return Preparation(side, center_ratio, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
 class _Penultimate(nn.Module):
-    def __init__(self, model: SmallResNet) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
 

@@ -78,6 +78,10 @@ class ScheduledLoader:
         """Choose the order and augmentation of the next iteration."""
         self._schedule.set_epoch(epoch)
 
+    def restrict(self, example_ids: NDArray[np.int64] | None) -> None:
+        """Show no others of its examples from the next iteration on; None: show all."""
+        self._schedule.restrict(example_ids)
+
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, after the batch that was given last; plain numbers and text."""
         return self._schedule.state_dict()

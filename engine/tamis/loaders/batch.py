@@ -62,6 +62,12 @@ class Loader(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and augmentation of the next iteration."""
 
+    def restrict(self, example_ids: NDArray[np.int64] | None) -> None:
+        """Show no others of its examples from the next iteration on; None: show all.
+
+        Those that are shown keep their order and their augmentation.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, after the batch that was given last; plain numbers and text."""
 

@@ -97,6 +97,9 @@ def draw_flips(
     """Which images are mirrored, (n,) bool."""
     if augmentation is None or not augmentation.flip:
         return np.zeros(len(example_ids), np.bool_)
+    if augmentation.alternating:
+        first = example_uniform(example_ids, augmentation.seed, "flip", 0) < 0.5
+        return first ^ bool(epoch % 2)
     return example_uniform(example_ids, augmentation.seed, "flip", epoch) < 0.5
 
 

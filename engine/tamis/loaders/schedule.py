@@ -41,9 +41,11 @@ class Schedule:
         pages: NDArray[np.int64] | None = None,
     ) -> None:
         self.settings = settings
-        self._positions = np.arange(len(example_ids)) if positions is None else positions
-        self._ids = example_ids[self._positions]
-        self._pages = None if pages is None else pages[self._positions]
+        self._all_positions = np.arange(len(example_ids)) if positions is None else positions
+        self._all_ids = example_ids[self._all_positions]
+        self._all_pages = None if pages is None else pages[self._all_positions]
+        self._positions, self._ids = self._all_positions, self._all_ids
+        self._pages = self._all_pages
         if settings.traversal == "quasi_random" and pages is None:
             raise UsageError(
                 "order",
@@ -95,6 +97,20 @@ class Schedule:
         """The next iteration's; the one that was loaded goes on where it stood."""
         if epoch != self.epoch:
             self.epoch, self._next, self._resuming = epoch, 0, False
+
+    def restrict(self, example_ids: NDArray[np.int64] | None) -> None:
+        """Show no others of the schedule's examples from the next iteration on; None: show all.
+
+        Raises:
+            UsageError: In train mode, too few examples for the shards.
+        """
+        rows = np.arange(len(self._all_ids))
+        if example_ids is not None:
+            rows = np.flatnonzero(np.isin(self._all_ids, example_ids))
+        self._positions, self._ids = self._all_positions[rows], self._all_ids[rows]
+        self._pages = None if self._all_pages is None else self._all_pages[rows]
+        self._bounds = self._global_bounds()
+        self._next, self._resuming = 0, False
 
     def begin(self) -> int:
         """The number of the first batch of an iteration that begins now."""

@@ -43,6 +43,8 @@ class Augmentation:
     Attributes:
         crop: Cut out a random part, instead of the centre.
         flip: Mirror half of the images.
+        alternating: Mirror each image in every other epoch, a random half in the first, instead of
+            anew in each (Jordan 2024, arXiv:2404.00498): no two epochs in a row show the same.
         translate: Shift by up to this many pixels in each direction; edges are reflected.
         cutout: Side in pixels of a grey square over a random centre (DeVries and Taylor 2017).
         seed: Independent of the order's seed.
@@ -50,6 +52,7 @@ class Augmentation:
 
     crop: RandomResizedCrop | None = None
     flip: bool = False
+    alternating: bool = False
     translate: int = 0
     cutout: int = 0
     seed: int = 0

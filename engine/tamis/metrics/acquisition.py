@@ -19,7 +19,7 @@ from tamis.inference import infer
 from tamis.metrics.context import Context
 from tamis.metrics.metric import FromRounds, Metric
 from tamis.metrics.store import Arrays
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 from tamis.training.loop import Seeds, n_steps, train
 from tamis_kernels import row_scores, select_top
 
@@ -163,7 +163,7 @@ class _Checkpoints:
     ) -> None:
         """Nothing: members vote after epochs."""
 
-    def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
+    def on_epoch_end(self, epoch: int, model: Network) -> None:
         if epoch < self._first:
             return
         n_classes = self._context.bundle.n_classes

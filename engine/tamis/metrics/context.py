@@ -19,7 +19,8 @@ from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.store import RunStore
 from tamis.progress import Progress
 from tamis.training.loop import Seeds, augmentation_for
-from tamis.training.runs import EVALUATION_BATCH, environment
+from tamis.training.records import environment
+from tamis.training.runs import EVALUATION_BATCH
 
 __all__ = ["Context"]
 

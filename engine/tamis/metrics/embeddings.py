@@ -21,9 +21,10 @@ from tamis.encoders.unfinished import left_behind
 from tamis.errors import UsageError
 from tamis.metrics.context import Context
 from tamis.metrics.metric import Metric
-from tamis.metrics.store import model_digest
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
+from tamis.models.weights import weights_digest
 from tamis.prototypes import check_k
+from tamis.training.networks import new_network
 from tamis.training.selfsup import train_encoder
 
 __all__ = ["EmbeddingWork"]
@@ -79,7 +80,7 @@ class EmbeddingWork:
         if self._spec.kind != "selfsup":
             return 0
         recipe = self._context.settings.recipe
-        n_columns = SmallResNet(1, recipe.width, recipe.resolution).n_features
+        n_columns = new_network(recipe, 1, 0).n_features
         return 4 * self._context.n_examples * n_columns
 
     def rows(self) -> NDArray[np.float32]:
@@ -160,7 +161,7 @@ class EmbeddingWork:
         side = settings.recipe.resolution if self._spec.kind == "pixels" else None
         return open_encoder(settings.encoder, context.device, resolution=side)
 
-    def _selfsup_network(self) -> SmallResNet:
+    def _selfsup_network(self) -> Network:
         """Trained once on the examples that are scored, then kept."""
         context, settings = self._context, self._context.settings
         name = context.store.name("encoder", 0, **self._about())
@@ -174,7 +175,7 @@ class EmbeddingWork:
                 progress=context.progress,
             )
             context.store.save_model(name, model)
-            context.store.save(name, {"network": np.array(model_digest(model))})
+            context.store.save(name, {"network": np.array(weights_digest(model))})
         return context.store.load_model(name, context.device)
 
     def _about(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tamis.inference import Outputs
 from tamis.loaders.batch import Batch
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 from tamis_kernels import RowScores, Statistics
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Snapshot:
 
     when: Literal["early", "end"]
     read: Callable[[Outputs, RowScores], Tensor] | None = None
-    measure: Callable[[SmallResNet, Batch], Tensor] | None = None
+    measure: Callable[[Network, Batch], Tensor] | None = None
     first_only: bool = False
 
     @property

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from tamis.atomic import atomic_path
 from tamis.errors import ScoreTableError, first_line
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
+from tamis.models.registry import build_network
+from tamis.models.weights import weights_digest
 
-__all__ = ["Arrays", "RunStore", "model_digest"]
+__all__ = ["Arrays", "RunStore"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -83,13 +85,13 @@ class RunStore:
         with self._archive(name) as archive:
             return tuple(archive.files)
 
-    def save_model(self, name: str, model: SmallResNet) -> None:
+    def save_model(self, name: str, model: Network) -> None:
         """Keep a network."""
         buffer = io.BytesIO()
         torch.save({"config": model.config, "state": model.state_dict()}, buffer)
         self._write(f"{name}.pt", buffer.getvalue())
 
-    def load_model(self, name: str, device: torch.device) -> SmallResNet:
+    def load_model(self, name: str, device: torch.device) -> Network:
         """A network by name.
 
         Raises:
@@ -99,9 +101,9 @@ class RunStore:
             raw = self._read(f"{name}.pt")
             known = str((self.load(name, "network") or {})["network"])
             kept = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
-            model = SmallResNet(**kept["config"])
+            model = build_network(kept["config"])
             model.load_state_dict(kept["state"])
-            if model_digest(model) != known:
+            if weights_digest(model) != known:
                 raise ValueError("other weights than were written")
         except ScoreTableError:
             raise
@@ -146,12 +148,3 @@ class RunStore:
             found=f"a damaged file ({first_line(error)})",
             do=f"have the run repeated: rm {arrays}",
         )
-
-
-def model_digest(model: SmallResNet) -> str:
-    """Hash of a network's weights and buffers, 16 hexadecimal digits."""
-    hasher = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        hasher.update(name.encode())
-        hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return hasher.hexdigest()[:16]

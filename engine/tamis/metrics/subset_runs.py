@@ -15,8 +15,9 @@ from tamis.inference import infer
 from tamis.metrics.context import Context
 from tamis.metrics.evidence import SubsetRuns
 from tamis.metrics.label_errors import class_thresholds, confident_elsewhere, label_doubt
-from tamis.metrics.store import Arrays, model_digest
-from tamis.models.small_resnet import SmallResNet
+from tamis.metrics.store import Arrays
+from tamis.models.network import Network
+from tamis.models.weights import weights_digest
 from tamis.training.loop import Seeds, n_steps, train
 from tamis_kernels import row_scores
 
@@ -159,11 +160,11 @@ class SubsetTrainings:
             label=label,
         )
         arrays = self._ask(trained.model, mask)
-        arrays["network"] = np.array(model_digest(trained.model))
+        arrays["network"] = np.array(weights_digest(trained.model))
         self._context.store.save_model(self._name(number), trained.model)
         self._context.store.save(self._name(number), arrays)
 
-    def _ask(self, model: SmallResNet, mask: NDArray[np.bool_]) -> Arrays:
+    def _ask(self, model: Network, mask: NDArray[np.bool_]) -> Arrays:
         """Two passes over the held-out examples, because thresholds come from all of them."""
         context = self._context
         n_classes = context.bundle.n_classes

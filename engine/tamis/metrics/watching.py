@@ -14,7 +14,7 @@ from tamis.inference import infer
 from tamis.loaders.batch import Loader
 from tamis.metrics.metric import Metric, Presentations, RunShape, Snapshot, Tracker, Tracking
 from tamis.metrics.store import Arrays
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 from tamis_kernels import new_statistics, row_scores, score_and_update
 
 __all__ = ["RunWatch", "column_name", "snapshots"]
@@ -26,7 +26,7 @@ def column_name(metric: Metric) -> str:
 
 
 def snapshots(
-    metrics: Sequence[Metric], model: SmallResNet, loader: Loader, device: torch.device
+    metrics: Sequence[Metric], model: Network, loader: Loader, device: torch.device
 ) -> Arrays:
     """Snapshot metrics of a network; column name → (n,) float32 in the loader's order.
 
@@ -94,7 +94,7 @@ class RunWatch:
         for tracker in self._trackers:
             tracker.on_batch(epoch, at, logits, scores)
 
-    def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
+    def on_epoch_end(self, epoch: int, model: Network) -> None:
         """Tell the trackers."""
         for tracker in self._trackers:
             tracker.on_epoch_end(epoch)

@@ -12,11 +12,12 @@ from tamis.hashing import derived_seed
 from tamis.loaders.batch import Loader
 from tamis.metrics.context import Context
 from tamis.metrics.metric import Metric, Needs, Presentations, RunShape, Snapshot, Tracking
-from tamis.metrics.store import Arrays, model_digest
+from tamis.metrics.store import Arrays
 from tamis.metrics.tdds import keeps_all_classes
 from tamis.metrics.watching import RunWatch, column_name, snapshots
 from tamis.metrics.windows import early_part, window_length
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
+from tamis.models.weights import weights_digest
 from tamis.training.loop import Observer, Seeds, n_steps, train
 
 __all__ = ["WholeRuns"]
@@ -159,7 +160,7 @@ class WholeRuns:
         """On disk, without networks."""
         return 4 * self._context.n_examples * len(self._known_early)
 
-    def keep_early(self, number: int, model: SmallResNet, evaluation: Loader) -> None:
+    def keep_early(self, number: int, model: Network, evaluation: Loader) -> None:
         """Read the early metrics off a network that stands at the early epoch."""
         arrays = snapshots(self._known_early, model, evaluation, self._context.device)
         self._save("early", number, arrays, model)
@@ -175,10 +176,10 @@ class WholeRuns:
         kept |= snapshots(lacking, model, context.evaluation(), context.device)
         context.store.save(self._name(kind, number), kept)
 
-    def _save(self, kind: str, number: int, arrays: Arrays, model: SmallResNet) -> None:
+    def _save(self, kind: str, number: int, arrays: Arrays, model: Network) -> None:
         name = self._name(kind, number)
         self._context.store.save_model(name, model)
-        digest = np.array(model_digest(model))
+        digest = np.array(weights_digest(model))
         self._context.store.save(name, {**arrays, "network": digest})
 
     def _load(self, kind: str, number: int, *only: str) -> Arrays:
@@ -221,7 +222,7 @@ class _EarlyEpoch:
         if self._watch is not None:
             self._watch.on_batch(epoch, example_ids, labels, logits)
 
-    def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
+    def on_epoch_end(self, epoch: int, model: Network) -> None:
         if self._watch is not None:
             self._watch.on_epoch_end(epoch, model)
         if epoch + 1 == self._runs.early_epoch:

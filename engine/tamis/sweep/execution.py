@@ -32,7 +32,9 @@ from tamis.selection.selecting import select
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
 from tamis.sweep.spec import SweepSpec
-from tamis.training.runs import EVALUATION_BATCH, loader_settings, run_training
+from tamis.training.loop import Extras
+from tamis.training.runs import EVALUATION_BATCH, RunOptions, loader_settings, run_training
+from tamis.training.stepping import NetworkCache
 
 __all__ = ["SweepReport", "run_sweep"]
 
@@ -137,6 +139,7 @@ class _Runner:
             for bundle in (sweep.train, sweep.test)
         )
         settings = LoaderSettings(EVALUATION_BATCH, side)
+        self.networks = NetworkCache()
         self.test_loader = MemoryLoader(test_set, settings, workers=threads)
 
     def run(self, trial: Trial) -> TrialRecord | str:
@@ -153,10 +156,14 @@ class _Runner:
             MemoryLoader(self.train_set, settings, positions=positions, workers=self.threads),
             self.test_loader,
             sweep.recipe,
+            RunOptions(
+                budget=trial.budget,
+                full_examples=sweep.train.n_examples,
+                seed=trial.seed,
+                extras=Extras(networks=self.networks),
+            ),
             n_classes=max(sweep.train.n_classes, sweep.test.n_classes),
-            full_examples=sweep.train.n_examples,
-            budget=trial.budget,
-            seed=trial.seed,
+            example_ids=self.train_set.example_ids[positions],
             device=self.device,
             train_digest=sweep.train.digest,
             test_digest=sweep.test.digest,

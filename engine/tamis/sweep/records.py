@@ -36,7 +36,7 @@ class TrialRecord:
         trial: The cell.
         keep_fraction: The exact share kept.
         per_class_kept: Label → examples kept.
-        run: See :class:`tamis.training.runs.RunRecord`.
+        run: See :class:`tamis.training.records.RunRecord`.
     """
 
     key: str

@@ -12,8 +12,9 @@ import torch
 
 from tamis.atomic import atomic_path
 from tamis.errors import BundleError, first_line
-from tamis.models.small_resnet import SmallResNet
-from tamis.training.runs import RunRecord
+from tamis.models.network import Network
+from tamis.models.registry import build_network
+from tamis.training.records import RunRecord
 from tamis.training.selfsup_runs import SelfsupRecord
 
 __all__ = ["Checkpoint", "Objective", "load_checkpoint", "write_run"]
@@ -29,17 +30,28 @@ class Checkpoint:
     Attributes:
         model: In evaluation mode.
         objective: ``selfsup`` saw no labels.
+        resolution: Side in pixels of the images that it is to be shown.
+        center_ratio: Side of their centred square by the shorter side.
     """
 
-    model: SmallResNet
+    model: Network
     objective: Objective
+    resolution: int
+    center_ratio: float
 
 
-def write_run(out: Path, record: RunRecord | SelfsupRecord, model: SmallResNet) -> None:
+def write_run(out: Path, record: RunRecord | SelfsupRecord, model: Network) -> None:
     """Write ``record.json`` and ``model.pt`` (weights and architecture) into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     objective: Objective = "selfsup" if isinstance(record, SelfsupRecord) else "supervised"
-    content = {"config": model.config, "state": model.state_dict(), "objective": objective}
+    recipe = record.recipe
+    content = {
+        "config": model.config,
+        "state": model.state_dict(),
+        "objective": objective,
+        "resolution": recipe["test_resolution"] or recipe["resolution"],
+        "center_ratio": recipe["center_ratio"],
+    }
     with atomic_path(out / "model.pt", overwrite=True) as partial:
         torch.save(content, partial)
     with atomic_path(out / "record.json", overwrite=True) as partial:
@@ -54,9 +66,12 @@ def load_checkpoint(run_dir: Path, device: torch.device) -> Checkpoint:
     """
     try:
         raw = torch.load(run_dir / "model.pt", map_location=device, weights_only=True)
-        model = SmallResNet(**raw["config"])
+        model = build_network(raw["config"])
         model.load_state_dict(raw["state"])
         objective = raw.get("objective", "supervised")
+        # Checkpoints of the first version have it with the network alone.
+        resolution = int(raw["resolution"] if "resolution" in raw else model.config["resolution"])
+        center_ratio = float(raw.get("center_ratio", 1.0))
     except (
         OSError,
         RuntimeError,
@@ -73,4 +88,4 @@ def load_checkpoint(run_dir: Path, device: torch.device) -> Checkpoint:
             found=first_line(error),
             do="give the --out folder of a finished: tamis train",
         ) from error
-    return Checkpoint(model.to(device).eval(), objective)
+    return Checkpoint(model.to(device).eval(), objective, resolution, center_ratio)

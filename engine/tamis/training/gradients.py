@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tamis.loaders.batch import Batch
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 
 __all__ = ["gradient_norms"]
 
 _CHUNK = 16  # examples whose gradients are held at once: as many times the network's weights
 
 
-def gradient_norms(model: SmallResNet, batch: Batch) -> Tensor:
+def gradient_norms(model: Network, batch: Batch) -> Tensor:
     """‖∇ of the cross-entropy‖₂ of each example alone, over all weights (GraNd, Paul et al. 2021).
 
     In evaluation mode, so that no example depends on its batch. One backward pass an example: some

@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from tamis.devices import autocast
 from tamis.errors import UsageError, WorkFailedError
 from tamis.loaders.batch import Batch, Loader
-from tamis.loaders.settings import Augmentation
-from tamis.models.small_resnet import SmallResNet
+from tamis.loaders.settings import Augmentation, RandomResizedCrop
+from tamis.models.network import Network
 from tamis.progress import QUIET, Progress
+from tamis.training.dynamic import DynamicPruning
+from tamis.training.interrupting import NEVER, StopRequest
+from tamis.training.networks import new_network
+from tamis.training.objective import Objective, Teacher
+from tamis.training.progress_file import ProgressFile
 from tamis.training.recipes import Recipe
+from tamis.training.stepping import NetworkCache, Stepping
+from tamis.training.workers import Workers
 
-__all__ = ["Budget", "Observer", "Seeds", "Trained", "augmentation_for", "n_steps", "train"]
+__all__ = [
+    "Budget",
+    "EpochReport",
+    "Extras",
+    "Observer",
+    "Seeds",
+    "Trained",
+    "augmentation_for",
+    "n_steps",
+    "train",
+]
 
 Budget = Literal["steps", "epochs"]
+
+_WHITENED = 5000  # images that a network may look at before its first step
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,53 @@ class Observer(Protocol):
     ) -> None:
         """After each forward pass; logits as trained on, detached."""
 
-    def on_epoch_end(self, epoch: int, model: SmallResNet) -> None:
+    def on_epoch_end(self, epoch: int, model: Network) -> None:
         """After the last step of each epoch, counted from 0."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What there is to say after an epoch.
+
+    Attributes:
+        epoch: From 0.
+        loss: Mean training loss in nats.
+        rate: The learning rate of its last step.
+        images_per_second: Of this process, in this epoch.
+    """
+
+    epoch: int
+    loss: float
+    rate: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a training may do besides the recipe.
+
+    Attributes:
+        start: A network to go on from, instead of a fresh one; it is trained itself.
+        teacher: To learn from.
+        dynamic: Leaves out examples while training.
+        accumulate: Parts of each batch that go through the network one after the other: as many
+            times less memory, the same step but for the statistics of norms.
+        workers: Processes that train together.
+        file: Where the run is kept while it is under way; None keeps nothing.
+        stop: Asked after each step whether to end early.
+        networks: Compiled networks of earlier runs, to be used again.
+        report: Told after each epoch.
+    """
+
+    start: Network | None = None
+    teacher: Teacher | None = None
+    dynamic: DynamicPruning | None = None
+    accumulate: int = 1
+    workers: Workers = field(default_factory=Workers)
+    file: ProgressFile | None = None
+    stop: StopRequest = NEVER
+    networks: NetworkCache | None = None
+    report: Callable[[EpochReport], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,23 +120,33 @@ class Trained:
     """A finished run.
 
     Attributes:
-        model: The network, in evaluation mode.
+        model: The network, in evaluation mode; with an average of weights, the average.
         steps: Optimizer steps taken.
-        examples_seen: Examples shown, repetitions counted.
-        seconds: Wall time of the loop.
+        examples_seen: Examples shown, repetitions counted, by all processes.
+        seconds: Wall time of the loop, of its earlier parts too.
+        compile_seconds: Of them, what the first step took longer than the second, of a network
+            that is compiled; else 0.
         epoch_losses: Mean training loss of each epoch, in nats.
     """
 
-    model: SmallResNet
+    model: Network
     steps: int
     examples_seen: int
     seconds: float
     epoch_losses: tuple[float, ...]
+    compile_seconds: float = 0.0
 
 
 def augmentation_for(recipe: Recipe, seeds: Seeds) -> Augmentation:
     """The recipe's augmentation with the run's seed."""
-    return Augmentation(flip=recipe.flip, translate=recipe.translate, seed=seeds.augmentation)
+    return Augmentation(
+        crop=RandomResizedCrop() if recipe.random_crop else None,
+        flip=recipe.flip,
+        alternating=recipe.alternating_flip,
+        translate=recipe.translate,
+        cutout=recipe.cutout,
+        seed=seeds.augmentation,
+    )
 
 
 def n_steps(n_examples: int, full_examples: int, recipe: Recipe, budget: Budget) -> int:
@@ -108,31 +181,35 @@ def train(
     device: torch.device,
     stop_after: int | None = None,
     observer: Observer | None = None,
+    extras: Extras | None = None,
     progress: Progress = QUIET,
     label: str = "train",
 ) -> Trained:
-    """Train a fresh network.
+    """Train a network.
 
     Every example of the loader is shown in every epoch, the last partial batch included; the last
     epoch stops when the steps are used up. On a CPU the result depends on nothing but the
-    arguments and the number of threads.
+    arguments and the number of threads, whether or not the run was interrupted in between.
 
     Args:
-        loader: Shuffled and augmented batches.
+        loader: Shuffled and augmented batches; of this process's shard, where there are several.
         recipe: See :class:`tamis.training.recipes.Recipe`.
         n_classes: Outputs of the network.
-        steps: Optimizer steps, see :func:`n_steps`.
+        steps: Optimizer steps, see :func:`n_steps`. With dynamic pruning fewer are taken: the
+            share of each epoch that is shown.
         seeds: ``init`` is used here, the others by the loader.
         device: Where to train.
         stop_after: Epochs after which the training is broken off, as it then is; None goes on to
             the end. The rate follows ``steps`` either way.
         observer: Watches the run.
+        extras: See :class:`Extras`.
         progress: Told of every step.
         label: Names the run in the progress.
 
     Raises:
         UsageError: Nothing to train on, or fewer than two classes.
-        WorkFailedError: The loss is no longer finite.
+        WorkFailedError: The loss is no longer finite, or the device has too little memory.
+        InterruptedRunError: It was asked to stop; what there is is kept.
     """
     if steps < 1 or loader.n_examples < 1 or n_classes < 2:
         raise UsageError(
@@ -141,112 +218,218 @@ def train(
             found=f"{steps} steps, {loader.n_examples} examples, {n_classes} classes",
             do="check --full-examples and the bundle",
         )
-    model = _new_model(recipe, n_classes, seeds, device)
-    optimizer = _optimizer(model, recipe)
-    total = steps if stop_after is None else min(steps, stop_after * len(loader))
-    start, seen, taken, losses = time.perf_counter(), 0, 0, _EpochLosses()
-    with progress.task(label, total) as advance:
-        for step, epoch, batch in _schedule(loader, steps):
+    extras = extras or Extras()
+    model = extras.start if extras.start is not None else new_network(recipe, n_classes, seeds.init)
+    run = _Run(loader, recipe, steps, device, model, extras)
+    with progress.task(label, steps if stop_after is None else stop_after * len(loader)) as advance:
+        advance(run.begin())
+        for epoch, batch in run.batches(stop_after):
             if batch is None:
-                losses.close(recipe, epoch)
                 if observer is not None:
-                    observer.on_epoch_end(epoch, model)
-                if epoch + 1 == stop_after:
-                    break
+                    observer.on_epoch_end(epoch, run.stepping.network)
                 continue
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _triangle((step + 0.5) / steps, recipe.warmup)
-            with autocast(device):
-                features = model.features(batch.images.to(device, non_blocking=True))
-            # In float32: scores are read off these logits, too.
-            logits = model.head(features.float())
-            labels = batch.labels.to(device)
-            loss = nn.functional.cross_entropy(logits, labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            seen += len(labels)
-            losses.add(loss.detach(), len(labels))
+            logits = run.step(batch)
             if observer is not None:
-                observer.on_batch(epoch, batch.example_ids, labels, logits.detach())
-            taken = step + 1
+                labels = batch.labels.to(device, non_blocking=True)
+                observer.on_batch(epoch, batch.example_ids, labels, logits)
             advance()
-    seconds = time.perf_counter() - start
-    return Trained(model.eval(), taken, seen, seconds, tuple(losses.means))
+    return run.finished()
 
 
-def _new_model(recipe: Recipe, n_classes: int, seeds: Seeds, device: torch.device) -> SmallResNet:
-    # Forked, so that a run neither reads nor moves the caller's random state.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.init)
-        model = SmallResNet(n_classes, recipe.width, recipe.resolution)
-    return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
+class _Run:
+    """Where a training stands, and what it takes to go on from there."""
 
+    def __init__(
+        self,
+        loader: Loader,
+        recipe: Recipe,
+        steps: int,
+        device: torch.device,
+        model: Network,
+        extras: Extras,
+    ) -> None:
+        self._loader, self._recipe, self._steps = loader, recipe, steps
+        self._device, self._extras, self._dynamic = device, extras, extras.dynamic
+        self._full_batches = len(loader)
+        objective = Objective(recipe.label_smoothing, extras.teacher)
+        self.stepping = Stepping(model, recipe, objective, device, extras)
+        self._epoch = self._taken = self._seen = 0
+        self._position = 0.0  # in epochs, where dynamic pruning makes them differ in length
+        self._in_epoch = 0
+        self._losses = _EpochLosses(extras.workers)
+        self._start, self._before = time.perf_counter(), 0.0
+        self._step_seconds: list[float] = []
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": others},
-    ]
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-    )
+    def begin(self) -> int:
+        """Prepare the network, or go on from where an earlier process was; steps done."""
+        file = self._extras.file
+        state = file.load(self._device) if file is not None else None
+        if state is None:
+            self._prepare()
+            return 0
+        self.stepping.load_state_dict(state["stepping"])
+        self._epoch, self._taken, self._seen = state["epoch"], state["taken"], state["seen"]
+        self._in_epoch, self._before = state["in_epoch"], state["seconds"]
+        self._losses.load_state_dict(state["losses"])
+        if self._dynamic is not None:
+            self._dynamic.load_state_dict(state["dynamic"])
+            self._loader.restrict(self._dynamic.shown(self._epoch))
+        # The state that was saved last in an epoch is that of the next one's beginning.
+        if self._in_epoch:
+            self._loader.load_state_dict(state["loader"])
+        return self._taken
 
-
-def _triangle(progress: float, warmup: float) -> float:
-    """Rises from 0 to 1 over the warm-up, then falls to 0."""
-    return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
-
-
-def _schedule(loader: Loader, steps: int) -> Iterator[tuple[int, int, Batch | None]]:
-    """Step, epoch, batch, epoch after epoch; after the last batch of each, None.
-
-    A loader that skips damaged examples may give fewer batches than it has.
-    """
-    step = epoch = 0
-    while step < steps:
-        loader.set_epoch(epoch)
-        before = step
-        for batch in loader:
-            yield step, epoch, batch
-            step += 1
-            if step == steps:
+    def _prepare(self) -> None:
+        """Show the network some images of the set, if it wants to see any."""
+        if self._extras.start is not None or not self.stepping.network.looks_at_images:
+            return
+        self._loader.set_epoch(0)
+        images, n = [], 0
+        for batch in self._loader:
+            images.append(batch.images)
+            n += len(batch.images)
+            if n >= _WHITENED:
                 break
-        if step == before:
-            raise WorkFailedError(
-                "training",
-                expected="at least one example that is not damaged",
-                found="none",
-                do="run: tamis verify --deep on the bundle",
-            )
-        yield step, epoch, None
-        epoch += 1
+        self.stepping.prepare(torch.cat(images)[:_WHITENED])
+
+    def batches(self, stop_after: int | None) -> Iterator[tuple[int, Batch | None]]:
+        """Epoch and batch; after the last batch of each epoch None.
+
+        A loader that skips damaged examples may give fewer batches than it has.
+        """
+        while not self._is_done(stop_after):
+            resumed = self._in_epoch > 0
+            if not resumed and self._dynamic is not None:
+                epochs = self._steps / self._full_batches
+                self._loader.restrict(self._dynamic.begin(self._epoch, epochs))
+            self._loader.set_epoch(self._epoch)
+            length, before = len(self._loader), self._in_epoch
+            began, seen = time.perf_counter(), self._seen
+            for batch in self._loader:
+                self._position = self._epoch + (self._in_epoch + 0.5) / length
+                yield self._epoch, batch
+                self._in_epoch += 1
+                if self._is_over():
+                    break
+                self._stop_if_asked()
+            if self._in_epoch == before and not resumed:
+                raise WorkFailedError(
+                    "training",
+                    expected="at least one example that is not damaged",
+                    found="none",
+                    do="run: tamis verify --deep on the bundle",
+                )
+            self._losses.close(self._recipe, self._epoch, self._extras.file)
+            self._report(began, seen)
+            yield self._epoch, None
+            self._epoch, self._in_epoch = self._epoch + 1, 0
+            self._keep()
+
+    def step(self, batch: Batch) -> Tensor:
+        """Take one step; the batch's logits, detached."""
+        start = time.perf_counter()
+        progress = (self._taken + 0.5) / self._steps
+        if self._dynamic is not None:
+            progress = min(self._position * self._full_batches / self._steps, 1 - 1e-9)
+        logits, loss, n = self.stepping.step(batch, progress)
+        self._losses.add(loss, n)
+        self._taken, self._seen = self._taken + 1, self._seen + n
+        if len(self._step_seconds) < 2:
+            self._step_seconds.append(time.perf_counter() - start)
+        return logits
+
+    def finished(self) -> Trained:
+        """What came of it."""
+        seconds = self._before + time.perf_counter() - self._start
+        compiling = 0.0
+        if self.stepping.compiled and len(self._step_seconds) == 2:
+            compiling = max(0.0, self._step_seconds[0] - self._step_seconds[1])
+        workers = self._extras.workers
+        seen = int(workers.sum(workers.tensor(self._seen))) if workers.size > 1 else self._seen
+        return Trained(
+            self.stepping.result(),
+            self._taken,
+            seen,
+            seconds,
+            tuple(self._losses.means),
+            compiling,
+        )
+
+    def _report(self, began: float, seen: int) -> None:
+        report = self._extras.report
+        if report is not None:
+            speed = (self._seen - seen) / (time.perf_counter() - began)
+            loss = self._losses.means[-1]
+            report(EpochReport(self._epoch, loss, self.stepping.rate, speed))
+
+    def _is_over(self) -> bool:
+        """Whether the steps are used up; of dynamic epochs, the share of them."""
+        if self._dynamic is None:
+            return self._taken == self._steps
+        passed = self._epoch + self._in_epoch / max(1, len(self._loader))
+        return passed * self._full_batches >= self._steps - 1e-9
+
+    def _is_done(self, stop_after: int | None) -> bool:
+        return self._is_over() or self._epoch == stop_after
+
+    def _stop_if_asked(self) -> None:
+        if self._extras.stop.asked(self._extras.workers):
+            self._keep(now=True)
+            file = self._extras.file
+            self._extras.stop.obey(file.path if file is not None else None)
+
+    def _keep(self, *, now: bool = False) -> None:
+        file = self._extras.file
+        if file is None or not (now or file.is_due(self._extras.workers)):
+            return
+        file.save(self._state(), self._device, self._extras.workers)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "stepping": self.stepping.state_dict(),
+            "epoch": self._epoch,
+            "in_epoch": self._in_epoch,
+            "taken": self._taken,
+            "seen": self._seen,
+            "seconds": self._before + time.perf_counter() - self._start,
+            "losses": self._losses.state_dict(),
+            "loader": self._loader.state_dict(),  # the same of all shards
+            "dynamic": self._dynamic.state_dict() if self._dynamic is not None else None,
+        }
 
 
 class _EpochLosses:
     """Mean losses per epoch, read from the device once an epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: Workers) -> None:
         self.means: list[float] = []
+        self._workers = workers
         self._sum: Tensor | float = 0.0
         self._count = 0
 
-    def add(self, loss: Tensor, count: int) -> None:
-        self._sum, self._count = self._sum + loss * count, self._count + count
+    def add(self, total: Tensor, count: int) -> None:
+        self._sum, self._count = self._sum + total, self._count + count
 
-    def close(self, recipe: Recipe, epoch: int) -> None:
-        mean = float(self._sum) / self._count
+    def close(self, recipe: Recipe, epoch: int, file: ProgressFile | None) -> None:
+        total, count = (
+            float(self._workers.sum(self._workers.tensor(float(part))))
+            for part in (self._sum, self._count)
+        )
+        mean = total / count
         if not math.isfinite(mean):
+            kept = file.kept_text() if file is not None else ""
             raise WorkFailedError(
                 f"recipe {recipe.name}",
                 expected="a finite training loss",
                 found=f"{mean} in epoch {epoch + 1}",
-                do=f"lower the rate, e.g. --set learning_rate={recipe.learning_rate / 4:g}",
+                do=f"lower the rate, e.g. --set learning_rate={recipe.learning_rate / 4:g}{kept}",
             )
         self.means.append(mean)
         self._sum, self._count = 0.0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"means": self.means, "sum": float(self._sum), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.means = list(state["means"])
+        self._sum, self._count = state["sum"], state["count"]

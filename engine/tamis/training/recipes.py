@@ -20,70 +20,208 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
         "more than 0",
         lambda value: 0 < value < math.inf,
     ),
-    (("warmup", "momentum"), "0 or more and less than 1", lambda value: 0 <= value < 1),
-    (("weight_decay", "translate"), "0 or more", lambda value: 0 <= value < math.inf),
-)
+    (
+        ("warmup", "momentum", "label_smoothing", "ema"),
+        "0 or more and less than 1",
+        lambda value: 0 <= value < 1,
+    ),
+    (
+        (
+            "weight_decay", "translate", "cutout", "rate_batch", "head_rate", "norm_rate",
+            "start_resolution", "test_resolution",
+        ),
+        "0 or more",
+        lambda value: 0 <= value < math.inf,
+    ),
+    (("center_ratio",), "above 0, at most 1", lambda value: 0 < value <= 1),
+    (("ramp_start", "ramp_end"), "0 to 1", lambda value: 0 <= value <= 1),
+)  # fmt: skip
+_CHOICES = {
+    "network": ("small-resnet", "cifar-net", "resnet18-cifar", "resnet18", "resnet50"),
+    "optimizer": ("sgd", "muon"),
+    "schedule": ("triangle", "linear", "steps"),
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A small residual network trained by SGD with Nesterov momentum and a triangular rate.
+    """A network, and how it is trained and tested.
 
     Attributes:
         name: As in :data:`RECIPES`.
-        resolution: Side of the images in pixels.
-        width: Channels of the first stage; see :class:`tamis.models.small_resnet.SmallResNet`.
-        epochs: Over the full set; see ``budget`` in :func:`tamis.training.loop.train`.
-        batch_size: Examples a step.
-        learning_rate: The peak.
-        warmup: Share of the steps in which the rate rises linearly; then it falls to zero.
+        network: See :data:`tamis.models.registry.NETWORKS`.
+        resolution: Side of the training images in pixels, at the end of the training.
+        width: Channels of the first stage, of networks that come in several widths.
+        epochs: Over the full set; see ``budget`` in :func:`tamis.training.loop.n_steps`.
+        batch_size: Examples a step, on all GPUs together.
+        learning_rate: The peak; of ``rate_batch`` examples a step, where that is given.
+        rate_batch: Batch size that the rate belongs to: with another one the rate changes in
+            proportion (Goyal et al. 2017, arXiv:1706.02677). 0: it does not depend on it.
+        schedule: Of the rate. ``triangle``: up over the warm-up, then down to zero; ``linear``:
+            down to zero; ``steps``: a fifth after 30, 60 and 80 % (200 epochs: 60, 120, 160).
+        warmup: Share of the steps in which a triangle rises.
+        optimizer: ``sgd`` with Nesterov momentum, or ``muon`` for convolutions and SGD for the
+            rest; see :mod:`tamis.training.optimizers`.
         momentum: Nesterov's.
-        weight_decay: On convolution and linear weights; none on norms and biases.
+        weight_decay: On convolution and linear weights; none on norms and biases. With ``muon``:
+            the share that a weight loses at the peak rate, of all but convolutions.
+        head_rate: With ``muon``: the head's rate.
+        norm_rate: With ``muon``: the rate of norms and biases.
+        label_smoothing: Share of the target that goes to all classes alike.
         flip: Mirror half of the images.
+        alternating_flip: Mirror each image in every other epoch, instead of at random.
         translate: Random shift in pixels.
+        cutout: Side in pixels of a grey square.
+        random_crop: Cut out random parts of 8 to 100 % of the area, resized.
+        start_resolution: Of the first epochs; 0: the same throughout. It grows to ``resolution``
+            between ``ramp_start`` and ``ramp_end``, in multiples of 32 pixels.
+        ramp_start: Share of the epochs.
+        ramp_end: Share of the epochs.
+        test_resolution: Side of the test images; 0: as in training.
+        center_ratio: Side of the test images' centred square by their shorter side.
+        blurpool: Blur before convolutions that stride, of networks that can.
+        ema: Decay a step of an average of the weights, which is what is tested; 0: none.
+        flip_test: Test with the mean of the logits for an image and its mirror image.
+        compile: Compile the network on a GPU.
     """
 
     name: str
+    network: str
     resolution: int
-    width: int
     epochs: int
     batch_size: int
     learning_rate: float
+    width: int = 64
+    rate_batch: int = 0
+    schedule: str = "triangle"
     warmup: float = 0.2
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    head_rate: float = 0.0
+    norm_rate: float = 0.0
+    label_smoothing: float = 0.0
     flip: bool = True
-    translate: int = 4
+    alternating_flip: bool = False
+    translate: int = 0
+    cutout: int = 0
+    random_crop: bool = False
+    start_resolution: int = 0
+    ramp_start: float = 0.0
+    ramp_end: float = 0.0
+    test_resolution: int = 0
+    center_ratio: float = 1.0
+    blurpool: bool = False
+    ema: float = 0.0
+    flip_test: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for names, expected, fits in _RANGES:
             for name in names:
                 value = getattr(self, name)
                 if not fits(value):
-                    raise UsageError(
-                        f"recipe setting {name}",
-                        expected=expected,
-                        found=f"{value}",
-                        do="correct it",
-                    )
+                    raise _wrong(name, expected, value)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise _wrong(name, " or ".join(choices), getattr(self, name))
+        if self.optimizer == "muon" and not (self.head_rate and self.norm_rate):
+            raise _wrong("optimizer", "head_rate and norm_rate besides muon", "0 for them")
+        if self.ramp_end < self.ramp_start:
+            raise _wrong("ramp_end", f"ramp_start, {self.ramp_start:g}, or more", self.ramp_end)
+        if self.start_resolution > self.resolution:
+            raise _wrong(
+                "start_resolution", f"at most {self.resolution}, the last", self.start_resolution
+            )
 
     @property
     def digest(self) -> str:
         """Hash of every value."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate of this batch size."""
+        return self.learning_rate * (self.batch_size / self.rate_batch if self.rate_batch else 1)
+
+    @property
+    def test_side(self) -> int:
+        """Side of the test images in pixels."""
+        return self.test_resolution or self.resolution
+
+    def side(self, epoch: int) -> int:
+        """Side of the training images in an epoch, in pixels."""
+        start, end = self.start_resolution or self.resolution, self.resolution
+        first, last = self.ramp_start * self.epochs, self.ramp_end * self.epochs
+        if epoch >= last:
+            return end
+        if epoch <= first:
+            return start
+        exact = start + (end - start) * (epoch - first) / (last - first)
+        return min(end, max(start, 32 * round(exact / 32)))
+
+
+def _wrong(name: str, expected: str, found: object) -> UsageError:
+    return UsageError(
+        f"recipe setting {name}", expected=expected, found=f"{found}", do="correct it"
+    )
+
+
+def _imagenet(depth: int, epochs: int) -> Recipe:
+    """FFCV's rn18 and rn50 (Leclerc et al. 2023), which were tuned at 16 to 88 epochs."""
+    rate, decay = (0.5, 5e-5) if depth == 18 else (0.425, 1e-4)
+    return Recipe(
+        f"imagenet-rn{depth}-{epochs}",
+        f"resnet{depth}",
+        resolution=192,
+        start_resolution=160,
+        ramp_start=11 / 16,
+        ramp_end=13 / 16,
+        test_resolution=256,
+        center_ratio=224 / 256,
+        epochs=epochs,
+        batch_size=1024,
+        learning_rate=rate,
+        rate_batch=1024,
+        warmup=2 / epochs,
+        weight_decay=decay,
+        label_smoothing=0.1,
+        random_crop=True,
+        blurpool=True,
+        flip_test=True,
+        compile=True,
+    )
+
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         # 32 × 32 classes of things, as CIFAR-10 and SVHN; minutes on a CPU.
-        Recipe("small", 32, 32, epochs=15, batch_size=64, learning_rate=0.2, translate=2),
+        Recipe(
+            "small", "small-resnet", 32, width=32, epochs=15, batch_size=64, learning_rate=0.2,
+            translate=2,
+        ),
         # 8 × 8 handwritten digits: a mirrored digit is another sign; a second on a CPU.
         Recipe(
-            "digits", 8, 16, epochs=8, batch_size=64, learning_rate=0.1, flip=False, translate=0
+            "digits", "small-resnet", 8, width=16, epochs=8, batch_size=64, learning_rate=0.1,
+            flip=False,
         ),
+        # Jordan 2024, arXiv:2404.00498, with Muon (airbench94_muon), whose rates belong to sums
+        # over batches of 2000; here the loss is a mean.
+        Recipe(
+            "cifar-fast", "cifar-net", 32, width=64, epochs=8, batch_size=2000,
+            learning_rate=0.24, head_rate=0.67 * 2000, norm_rate=0.053 * 2000, momentum=0.6,
+            optimizer="muon", schedule="linear", weight_decay=4e-3, label_smoothing=0.2,
+            alternating_flip=True, translate=2, flip_test=True, compile=True,
+        ),
+        # The schedule of Paul et al. 2021, which the paper's CIFAR-10 and SVHN runs share.
+        Recipe(
+            "cifar-resnet18", "resnet18-cifar", 32, epochs=200, batch_size=128,
+            learning_rate=0.1, schedule="steps", translate=4, compile=True,
+        ),
+        *(_imagenet(depth, epochs) for depth in (18, 50) for epochs in (16, 24, 32, 40, 56, 88)),
     )
-}
+}  # fmt: skip
 
 
 def get_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import platform
+import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,37 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tamis import __version__
 from tamis.bundles.bundle import Bundle
-from tamis.devices import autocast
 from tamis.errors import BundleError, UsageError
-from tamis.loaders.batch import Loader, Skipped
-from tamis.loaders.opening import open_loader
+from tamis.loaders.batch import Loader
+from tamis.loaders.opening import choose_streaming, open_loader
+from tamis.loaders.progressive import ProgressiveLoader
 from tamis.loaders.settings import LoaderSettings, OnError
+from tamis.models.weights import weights_digest
 from tamis.progress import QUIET, Progress
+from tamis.training.dynamic import DynamicPruning, check_ratio
+from tamis.training.energy import energy_joules
 from tamis.training.evaluation import Evaluation, evaluate
-from tamis.training.loop import Budget, Seeds, Trained, augmentation_for, n_steps, train
+from tamis.training.loop import (
+    Budget,
+    Extras,
+    Observer,
+    Seeds,
+    Trained,
+    augmentation_for,
+    n_steps,
+    train,
+)
+from tamis.training.objective import Teacher
+from tamis.training.progress_file import ProgressFile
 from tamis.training.recipes import Recipe
+from tamis.training.records import RunRecord, environment
 
 __all__ = [
     "EVALUATION_BATCH",
-    "RunRecord",
+    "Keeping",
+    "RunOptions",
     "check_same_classes",
-    "environment",
     "loader_settings",
     "run_training",
     "train_on_bundle",
@@ -38,71 +52,44 @@ EVALUATION_BATCH = 512
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """What is kept of a run; times in seconds.
+class Keeping:
+    """Where a run is kept while it is under way.
 
     Attributes:
-        test_accuracy: Share of the test set.
-        test_loss: Mean cross-entropy in nats.
-        per_class_accuracy: In label order; None for a class without test examples.
-        train_seconds: The training loop alone.
-        setup_seconds: Decoding and everything else before it.
-        evaluation_seconds: The pass over the test set.
-        steps: Optimizer steps.
-        examples_seen: Examples shown, repetitions counted.
-        images_per_second: In the training loop.
-        n_examples: Examples trained on.
-        full_examples: Examples of the full set that they are a part of.
-        budget: The compute protocol, "steps" or "epochs".
-        seed: Of order, augmentation and initialisation.
-        recipe: Every value of the recipe.
-        train_digest: Content digest of the training bundle.
-        test_digest: Content digest of the test bundle.
-        epoch_losses: Mean training loss of each epoch, in nats.
-        skipped: Damaged examples of either bundle that were left out.
-        environment: Device, versions, threads.
+        path: The file; removed when the run is recorded.
+        resume: Go on from it, where it is there.
+        every: Seconds between two writings.
     """
 
-    test_accuracy: float
-    test_loss: float
-    per_class_accuracy: tuple[float | None, ...]
-    train_seconds: float
-    setup_seconds: float
-    evaluation_seconds: float
-    steps: int
-    examples_seen: int
-    images_per_second: float
-    n_examples: int
-    full_examples: int
-    budget: Budget
-    seed: int
-    recipe: dict[str, Any]
-    train_digest: str
-    test_digest: str
-    epoch_losses: tuple[float, ...]
-    skipped: tuple[Skipped, ...]
-    environment: dict[str, Any]
+    path: Path
+    resume: bool = False
+    every: float = 60.0
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """The machine and versions that a measured number belongs to."""
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        processor = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux: the platform's own word stands
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    with autocast(device):
-        precision = "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"
-    return {
-        "device": gpu or processor,
-        "threads": torch.get_num_threads(),
-        "precision": precision,
-        "tamis": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run departs from its recipe's plain course.
+
+    Attributes:
+        budget: See :func:`tamis.training.loop.n_steps`.
+        full_examples: Size of the full set; None takes the oldest ancestor's, or the bundle's.
+        seed: Of order, augmentation and initialisation.
+        dynamic: The ratio of dynamic pruning, see :class:`DynamicPruning`; 0 for none.
+        keeping: None keeps nothing until the run is finished.
+        extras: See :class:`Extras`; its ``dynamic`` and ``file`` are made here.
+        started_from: What ``extras.start`` is, for the record.
+    """
+
+    budget: Budget = "steps"
+    full_examples: int | None = None
+    seed: int = 0
+    dynamic: float = 0.0
+    keeping: Keeping | None = None
+    extras: Extras = field(default_factory=Extras)
+    started_from: str | None = None
+
+    def __post_init__(self) -> None:
+        check_ratio(self.dynamic)
 
 
 def check_same_classes(train: tuple[str, ...] | None, test: tuple[str, ...] | None) -> None:
@@ -125,15 +112,15 @@ def run_training(
     train_loader: Loader,
     test_loader: Loader,
     recipe: Recipe,
+    options: RunOptions,
     *,
     n_classes: int,
-    full_examples: int,
-    budget: Budget,
-    seed: int,
+    example_ids: NDArray[np.int64],
     device: torch.device,
     train_digest: str,
     test_digest: str,
     setup_seconds: float = 0.0,
+    observer: Observer | None = None,
     progress: Progress = QUIET,
     label: str = "train",
 ) -> tuple[Trained, RunRecord]:
@@ -143,63 +130,145 @@ def run_training(
         train_loader: Shuffles and augments with the run's seed; see :func:`loader_settings`.
         test_loader: The test set in any order, without augmentation.
         recipe: What to train and how.
+        options: See :class:`RunOptions`; ``full_examples`` is needed.
         n_classes: Outputs of the network.
-        full_examples: Examples of the full set; with ``budget="steps"`` decides the steps.
-        budget: See :func:`tamis.training.loop.n_steps`.
-        seed: Of order, augmentation and initialisation.
+        example_ids: (k,) int64 of all examples that are trained on, by all processes.
         device: Where to train.
         train_digest: For the record.
         test_digest: For the record.
         setup_seconds: For the record.
+        observer: Watches the training.
         progress: Told of every step.
         label: Names the run in the progress.
+
+    Raises:
+        As :func:`tamis.training.loop.train`.
     """
-    n_examples = train_loader.n_examples
+    assert options.full_examples is not None
+    extras, workers = options.extras, options.extras.workers
+    seeds = Seeds.from_one(options.seed)
+    n = len(example_ids)
+    steps = n_steps(n, options.full_examples, recipe, options.budget)
+    file = None
+    if options.keeping is not None:
+        identity = _identity(recipe, options, example_ids, steps, train_digest)
+        keeping = options.keeping
+        file = ProgressFile(keeping.path, identity, resume=keeping.resume, every=keeping.every)
+    dynamic = None
+    if options.dynamic:
+        dynamic = DynamicPruning(example_ids, options.dynamic, seeds.order, device, workers)
+    before = energy_joules(device)
     trained = train(
         train_loader,
         recipe,
         n_classes,
-        steps=n_steps(n_examples, full_examples, recipe, budget),
-        seeds=Seeds.from_one(seed),
+        steps=steps,
+        seeds=seeds,
         device=device,
+        observer=observer,
+        extras=replace(extras, dynamic=dynamic, file=file),
         progress=progress,
         label=label,
     )
+    after = energy_joules(device)
     start = time.perf_counter()
-    result = evaluate(trained.model, test_loader, n_classes, device)
+    result = evaluate(
+        trained.model, test_loader, n_classes, device, flip=recipe.flip_test, workers=workers
+    )
+    skipped = (*train_loader.skipped, *test_loader.skipped)
     record = RunRecord(
         test_accuracy=result.accuracy,
+        test_accuracy_top5=result.accuracy_top5,
         test_loss=result.loss,
         per_class_accuracy=_without_nan(result),
         train_seconds=trained.seconds,
+        compile_seconds=trained.compile_seconds,
         setup_seconds=setup_seconds,
         evaluation_seconds=time.perf_counter() - start,
         steps=trained.steps,
         examples_seen=trained.examples_seen,
-        images_per_second=trained.examples_seen / trained.seconds,
-        n_examples=train_loader.n_examples,  # without those that were skipped
-        full_examples=full_examples,
-        budget=budget,
-        seed=seed,
+        images_per_second=trained.examples_seen / (trained.seconds - trained.compile_seconds),
+        energy_joules=after - before if after is not None and before is not None else None,
+        n_examples=len(_without_skipped(example_ids, train_loader)),
+        full_examples=options.full_examples,
+        budget=options.budget,
+        seed=options.seed,
         recipe=asdict(recipe),
+        recipe_digest=recipe.digest,
+        started_from=options.started_from,
+        teacher=_teacher(extras.teacher),
+        dynamic=options.dynamic,
+        processes=workers.size,
         train_digest=train_digest,
         test_digest=test_digest,
         epoch_losses=trained.epoch_losses,
-        skipped=(*train_loader.skipped, *test_loader.skipped),
+        skipped=skipped,
         environment=environment(device),
     )
     return trained, record
 
 
-def loader_settings(recipe: Recipe, seed: int) -> LoaderSettings:
-    """What the training loader of a run is asked for."""
-    seeds = Seeds.from_one(seed)
+def _without_skipped(ids: NDArray[np.int64], loader: Loader) -> NDArray[np.int64]:
+    return ids[~np.isin(ids, [one.example_id for one in loader.skipped])]
+
+
+def _identity(
+    recipe: Recipe,
+    options: RunOptions,
+    example_ids: NDArray[np.int64],
+    steps: int,
+    train_digest: str,
+) -> dict[str, object]:
+    """What a run that goes on must have in common with the one that was interrupted."""
+    return {
+        "recipe": recipe.digest,
+        "bundle": train_digest,
+        "examples": hashlib.sha256(np.sort(example_ids).tobytes()).hexdigest()[:16],
+        "steps": steps,
+        "seed": options.seed,
+        "dynamic": options.dynamic,
+        "accumulate": options.extras.accumulate,
+        "teacher": _teacher(options.extras.teacher),
+        "start": options.started_from,
+    }
+
+
+def _teacher(teacher: Teacher | None) -> dict[str, Any] | None:
+    if teacher is None:
+        return None
+    return {
+        "weights": weights_digest(teacher.network),
+        "weight": teacher.weight,
+        "temperature": teacher.temperature,
+    }
+
+
+def loader_settings(recipe: Recipe, seed: int, shard: tuple[int, int] = (0, 1)) -> LoaderSettings:
+    """What the training loader of a run is asked for.
+
+    Args:
+        recipe: Its batch is that of all shards together.
+        seed: The run's.
+        shard: Which of how many processes.
+
+    Raises:
+        UsageError: A batch that cannot be shared out evenly.
+    """
+    seeds, (_, n_shards) = Seeds.from_one(seed), shard
+    if recipe.batch_size % n_shards:
+        raise UsageError(
+            f"batches of {recipe.batch_size}",
+            expected=f"a multiple of {n_shards}, the number of processes",
+            found=f"{recipe.batch_size % n_shards} left over",
+            do=f"pass --set batch_size={-(-recipe.batch_size // n_shards) * n_shards}",
+        )
     return LoaderSettings(
-        recipe.batch_size,
+        recipe.batch_size // n_shards,
         recipe.resolution,
         "train",
         seed=seeds.order,
         augmentation=augmentation_for(recipe, seeds),
+        shard=shard,
     )
 
 
@@ -207,14 +276,13 @@ def train_on_bundle(
     training: Bundle,
     testing: Bundle,
     recipe: Recipe,
+    options: RunOptions | None = None,
     *,
     example_ids: NDArray[np.int64] | None = None,
-    budget: Budget = "steps",
-    full_examples: int | None = None,
-    seed: int = 0,
     loader: str = "auto",
     on_error: OnError = "fail",
     device: torch.device,
+    observer: Observer | None = None,
     progress: Progress = QUIET,
 ) -> tuple[Trained, RunRecord]:
     """Train on a bundle or on some of its examples, and test.
@@ -226,67 +294,80 @@ def train_on_bundle(
         training: Real or pruned.
         testing: With the same classes.
         recipe: What to train and how.
+        options: See :class:`RunOptions`.
         example_ids: (k,) int64, train on these only.
-        budget: See :func:`tamis.training.loop.n_steps`.
-        full_examples: Size of the full set; None takes the oldest ancestor's, or the bundle's.
-        seed: Of order, augmentation and initialisation.
-        loader: Its backend, as in :func:`tamis.loaders.opening.open_loader`.
+        loader: Its backend, as in :func:`tamis.loaders.opening.open_loader`. ``auto`` streams for
+            recipes with random crops, which it cuts from whole images.
         on_error: ``skip`` leaves out damaged examples; the record names them.
         device: Where to train.
+        observer: Watches the training.
         progress: Told of decoding and of every step.
 
     Raises:
         BundleError: Classes that differ, unknown ids, or a record that does not decode.
-        UsageError: An unknown loader.
+        UsageError: An unknown loader, or another run's state to go on from.
     """
-    start = time.perf_counter()
+    start, options = time.perf_counter(), options or RunOptions()
     check_same_classes(training.classes, testing.classes)
-    n_kept = training.n_examples if example_ids is None else len(example_ids)
-    if full_examples is not None and full_examples < n_kept:
-        raise UsageError(
-            "--full-examples",
-            expected=f"at least the {n_kept} examples that are trained on",
-            found=str(full_examples),
-            do="give the size of the set before pruning",
+    ids = training.example_ids if example_ids is None else example_ids
+    options = _with_full_examples(options, training, len(ids))
+    workers = options.extras.workers
+    shard = (workers.rank, workers.size)
+    if loader == "auto" and recipe.random_crop:
+        loader = choose_streaming(device)
+    settings = loader_settings(recipe, options.seed, shard)
+
+    def opened(bundle: Bundle, **asked: Any) -> Loader:
+        return open_loader(
+            bundle, backend=loader, on_error=on_error, device=device, progress=progress,
+            shard=shard, **asked,
+        )  # fmt: skip
+
+    def train_loader(side: int) -> Loader:
+        return opened(
+            training,
+            batch_size=settings.batch_size,
+            resolution=side,
+            mode="train",
+            seed=settings.seed,
+            augmentation=settings.augmentation,
+            selection=example_ids,
         )
-    settings = loader_settings(recipe, seed)
-    train_loader = open_loader(
-        training,
-        backend=loader,
-        batch_size=settings.batch_size,
-        resolution=settings.resolution,
-        mode=settings.mode,
-        seed=settings.seed,
-        augmentation=settings.augmentation,
-        selection=example_ids,
-        on_error=on_error,
-        device=device,
-        progress=progress,
-    )
-    test_loader = open_loader(
-        testing,
-        backend=loader,
-        batch_size=EVALUATION_BATCH,
-        resolution=recipe.resolution,
-        on_error=on_error,
-        device=device,
-        progress=progress,
-    )
-    ancestor = training.manifest.full_examples if training.manifest else None
+
+    grows = recipe.start_resolution not in (0, recipe.resolution)
+    own = ProgressiveLoader(recipe.side, train_loader) if grows else train_loader(recipe.resolution)
     return run_training(
-        train_loader,
-        test_loader,
+        own,
+        opened(
+            testing,
+            batch_size=EVALUATION_BATCH,
+            resolution=recipe.test_side,
+            center_ratio=recipe.center_ratio,
+        ),
         recipe,
+        options,
         n_classes=max(training.n_classes, testing.n_classes),
-        full_examples=full_examples or ancestor or training.n_examples,
-        budget=budget,
-        seed=seed,
+        example_ids=_without_skipped(ids, own),  # as far as decoding into memory has found them
         device=device,
         train_digest=training.digest,
         test_digest=testing.digest,
         setup_seconds=time.perf_counter() - start,
+        observer=observer,
         progress=progress,
     )
+
+
+def _with_full_examples(options: RunOptions, training: Bundle, n_kept: int) -> RunOptions:
+    full = options.full_examples
+    if full is not None and full < n_kept:
+        raise UsageError(
+            "--full-examples",
+            expected=f"at least the {n_kept} examples that are trained on",
+            found=str(full),
+            do="give the size of the set before pruning",
+        )
+    ancestor = training.manifest.full_examples if training.manifest else None
+    return replace(options, full_examples=full or ancestor or training.n_examples)
 
 
 def _without_nan(result: Evaluation) -> tuple[float | None, ...]:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tamis.devices import autocast
 from tamis.errors import UsageError
 from tamis.loaders.batch import Loader
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 from tamis.progress import QUIET, Progress
+from tamis.training.networks import new_network
 from tamis.training.recipes import Recipe
 
 __all__ = ["SelfsupSettings", "contrastive_loss", "new_encoder", "random_views", "train_encoder"]
@@ -110,12 +111,9 @@ def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return nn.functional.cross_entropy(similarity, partner)
 
 
-def new_encoder(recipe: Recipe, seed: int, device: torch.device) -> SmallResNet:
+def new_encoder(recipe: Recipe, seed: int, device: torch.device) -> Network:
     """The recipe's network before its first step, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = SmallResNet(1, recipe.width, recipe.resolution)
-    return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    return new_network(recipe, 1, seed).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
 def train_encoder(
@@ -126,7 +124,7 @@ def train_encoder(
     seed: int,
     device: torch.device,
     progress: Progress = QUIET,
-) -> SmallResNet:
+) -> Network:
     """Train the recipe's network without looking at a label.
 
     Args:
@@ -138,7 +136,7 @@ def train_encoder(
         progress: Told of every step.
 
     Returns:
-        The network in evaluation mode; use :meth:`SmallResNet.features`.
+        The network in evaluation mode; use `features`.
     """
     generator = torch.Generator().manual_seed(seed)
     model = new_encoder(recipe, seed, device).train()
@@ -150,12 +148,17 @@ def train_encoder(
         )
     head.to(device)
     steps = settings.epochs * len(loader)
+    classifier = {id(p) for p in model.head.parameters()}
+    trained = [p for p in model.parameters() if id(p) not in classifier and p.requires_grad]
     optimizer = torch.optim.AdamW(
-        [*model.body.parameters(), *head.parameters()], settings.learning_rate, weight_decay=0.01
+        [*trained, *head.parameters()], settings.learning_rate, weight_decay=0.01
     )
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=steps, pct_start=0.1
     )
+    if model.looks_at_images:
+        loader.set_epoch(0)
+        model.prepare(next(iter(loader)).images.to(device))
     with progress.task("train encoder without labels", steps) as advance:
         for epoch in range(settings.epochs):
             loader.set_epoch(epoch)

@@ -17,11 +17,12 @@ from tamis.inference import infer
 from tamis.loaders.batch import Loader, Skipped
 from tamis.loaders.opening import open_loader
 from tamis.loaders.settings import OnError
-from tamis.models.small_resnet import SmallResNet
+from tamis.models.network import Network
 from tamis.progress import QUIET, Progress
 from tamis.training.probe import linear_probe
 from tamis.training.recipes import Recipe
-from tamis.training.runs import EVALUATION_BATCH, check_same_classes, environment
+from tamis.training.records import environment
+from tamis.training.runs import EVALUATION_BATCH, check_same_classes
 from tamis.training.selfsup import SelfsupSettings, new_encoder, train_encoder
 
 __all__ = ["SelfsupRecord", "train_encoder_on_bundle"]
@@ -77,7 +78,7 @@ def train_encoder_on_bundle(
     on_error: OnError = "fail",
     device: torch.device,
     progress: Progress = QUIET,
-) -> tuple[SmallResNet, SelfsupRecord]:
+) -> tuple[Network, SelfsupRecord]:
     """Train an encoder without labels, and say how well a linear classifier does on it.
 
     Args:
@@ -142,7 +143,7 @@ def train_encoder_on_bundle(
 
 
 def _probe(
-    model: SmallResNet, training: Loader, testing: Loader, device: torch.device
+    model: Network, training: Loader, testing: Loader, device: torch.device
 ) -> tuple[float, float]:
     """Accuracy, and seconds."""
     start = time.perf_counter()
@@ -161,7 +162,7 @@ def _probe(
 
 
 def _embedded(
-    model: SmallResNet, loader: Loader, device: torch.device
+    model: Network, loader: Loader, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rows, labels = [], []
     for outputs in infer(model, loader, device):

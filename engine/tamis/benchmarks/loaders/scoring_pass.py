@@ -13,7 +13,7 @@ from tamis.benchmarks.measuring import Row
 from tamis.bundles.bundle import Bundle
 from tamis.devices import autocast, resolve_device
 from tamis.loaders.opening import choose_streaming, open_loader
-from tamis.models.resnet import resnet18
+from tamis.models.resnet import ResNet18
 from tamis.progress import Progress
 from tamis_kernels import new_statistics, score_and_update
 
@@ -29,7 +29,7 @@ _GOAL = 0.95
 def scoring_rows(images: Bundle, side: int, progress: Progress) -> Iterator[Row]:
     """A pass of an untrained ResNet-18 over the images, and each stage of it alone."""
     device = resolve_device()
-    model = resnet18(_CLASSES).eval().to(device)
+    model = ResNet18(_CLASSES).eval().to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ids = images.example_ids[: _BATCH * _MOST_BATCHES]
     loader = open_loader(
@@ -48,7 +48,7 @@ def scoring_rows(images: Bundle, side: int, progress: Progress) -> Iterator[Row]
     @torch.no_grad()
     def forward(pixels: Tensor) -> Tensor:
         with autocast(device):
-            logits: Tensor = model(pixels.to(memory_format=torch.channels_last).float() / 255)
+            logits: Tensor = model(pixels)
         return logits.float()
 
     def score(logits: Tensor, labels: Tensor, at: Tensor) -> None:

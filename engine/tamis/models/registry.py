@@ -1,0 +1,28 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tamis.models.cifar_net import CifarNet
+from tamis.models.network import Network
+from tamis.models.resnet import CifarResNet18, ResNet18, ResNet50
+from tamis.models.small_resnet import SmallResNet
+
+__all__ = ["NETWORKS", "build_network"]
+
+NETWORKS: dict[str, Callable[..., Network]] = {
+    kind.kind: kind for kind in (SmallResNet, CifarNet, CifarResNet18, ResNet18, ResNet50)
+}
+
+
+def build_network(config: Mapping[str, Any]) -> Network:
+    """A fresh network of a :attr:`Network.config`.
+
+    Raises:
+        KeyError, TypeError: Another network's, or not a config.
+    """
+    values = dict(config)
+    # Checkpoints of the first version, which knew one network, do not name it.
+    return NETWORKS[values.pop("network", SmallResNet.kind)](**values)

@@ -1,0 +1,84 @@
+"""Networks of earlier runs: to go on from, and to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tamis.errors import UsageError
+from tamis.models.network import Network
+from tamis.training.checkpoints import load_checkpoint
+from tamis.training.networks import new_network
+from tamis.training.recipes import Recipe
+
+__all__ = ["network_from_run", "teacher_from_run"]
+
+
+def network_from_run(
+    run: Path, recipe: Recipe, n_classes: int, seed: int, device: torch.device
+) -> Network:
+    """The recipe's network with the weights of a run, to be trained on.
+
+    Its classifier is kept where it has as many classes, and begins anew where it has not
+    (pre-training on one set, fine-tuning on another).
+
+    Args:
+        run: Folder of a finished run, with labels or without.
+        recipe: Its network must be the run's.
+        n_classes: Of the new task.
+        seed: Of a new classifier.
+        device: Where it goes.
+
+    Raises:
+        BundleError: No run, or a damaged one.
+        UsageError: A run of another network.
+    """
+    kept = load_checkpoint(run, device)
+    network = new_network(recipe, n_classes, seed).to(device)
+    old, new = kept.model.state_dict(), network.state_dict()
+    wanted = {name: tensor.shape for name, tensor in new.items() if not name.startswith("head.")}
+    found = {name: tensor.shape for name, tensor in old.items() if not name.startswith("head.")}
+    if wanted != found:
+        raise UsageError(
+            "--start",
+            expected=f"a run of the recipe's network, {_described(network)}",
+            found=f"one of {_described(kept.model)}",
+            do="choose its recipe, and the same --set width=…",
+        )
+    head_fits = all(old[name].shape == new[name].shape for name in old if name.startswith("head."))
+    keeps_head = head_fits and kept.objective == "supervised"
+    network.load_state_dict(
+        {name: old[name] if keeps_head or name in found else new[name] for name in new}
+    )
+    return network
+
+
+def teacher_from_run(run: Path, recipe: Recipe, n_classes: int, device: torch.device) -> Network:
+    """A trained network for :class:`tamis.training.objective.Teacher`.
+
+    Raises:
+        BundleError: No run, or a damaged one.
+        UsageError: It was trained without labels, on other classes, or for images of another size.
+    """
+    kept = load_checkpoint(run, device)
+    knows = kept.model.head.out_features
+    for fits, expected, found in (
+        (kept.objective == "supervised", "a run with labels", "one without"),
+        (knows == n_classes, f"a run on {n_classes} classes", f"one on {knows}"),
+        (
+            kept.model.config.get("resolution") in (None, recipe.resolution),
+            f"a network for images of {recipe.resolution} pixels",
+            f"one for {kept.resolution}",
+        ),
+    ):
+        if not fits:
+            raise UsageError(
+                "--teacher", expected=expected, found=found, do="train the teacher on this task"
+            )
+    model = kept.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _described(network: Network) -> str:
+    return ", ".join(f"{key} {value}" for key, value in network.config.items())

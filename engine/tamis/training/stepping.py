@@ -1,0 +1,210 @@
+"""One optimizer step, with everything that changes in it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tamis.errors import WorkFailedError
+from tamis.loaders.batch import Batch
+from tamis.models.network import Network
+from tamis.models.registry import build_network
+from tamis.training.networks import Forward
+from tamis.training.objective import Objective
+from tamis.training.optimizers import Optimizers
+from tamis.training.recipes import Recipe
+
+if TYPE_CHECKING:
+    from tamis.training.loop import Extras
+
+__all__ = ["NetworkCache", "Stepping"]
+
+
+class NetworkCache:
+    """Compiled networks, one of each kind: a run takes over what an earlier one compiled."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Network, nn.Module]] = {}
+
+    def take(self, network: Network, device: torch.device) -> tuple[Network, nn.Module]:
+        """The network in compiled form, with the weights of the argument.
+
+        Returns:
+            The network on its device, and what to call with images.
+        """
+        key = json.dumps([network.config, str(device)], sort_keys=True)
+        if key not in self._kept:
+            own = _on_device(network, device)
+            self._kept[key] = own, _compiled(Forward(own, device))
+        own, forward = self._kept[key]
+        own.load_state_dict(network.state_dict())
+        return own.train(), forward
+
+
+class Stepping:
+    """A network, its optimizers, and the average of its weights.
+
+    Attributes:
+        network: On its device, in training mode.
+        compiled: Whether it is called in compiled form.
+
+    Args:
+        network: To be trained.
+        recipe: How.
+        objective: What is made smaller.
+        device: Where.
+        extras: See :class:`tamis.training.loop.Extras`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        objective: Objective,
+        device: torch.device,
+        extras: Extras,
+    ) -> None:
+        self._recipe, self._objective, self._device = recipe, objective, device
+        self._extras, self._workers = extras, extras.workers
+        self._together: nn.parallel.DistributedDataParallel | None = None
+        self.compiled = recipe.compile and device.type == "cuda"
+        self._is_cached = self.compiled and extras.networks is not None and self._workers.size == 1
+        if self._is_cached:
+            assert extras.networks is not None
+            self.network, self._forward = extras.networks.take(network, device)
+        else:
+            self.network = _on_device(network, device).train()
+            self._forward = self._workers.together(Forward(self.network, device), device)
+            if isinstance(self._forward, nn.parallel.DistributedDataParallel):
+                self._together = self._forward
+            if self.compiled:
+                self._forward = _compiled(self._forward)
+        self._optimizers = Optimizers(self.network, recipe)
+        self._average: dict[str, Tensor] | None = None
+
+    def prepare(self, images: Tensor) -> None:
+        """Let the network look at training images, (n, 3, h, w) uint8; the first process's."""
+        self.network.prepare(images.to(self._device))
+        self._workers.share(self.network)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self._optimizers.rate
+
+    def step(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor, int]:
+        """Move the weights once.
+
+        Args:
+            batch: Of this process.
+            progress: Share of the run, for the rates.
+
+        Returns:
+            Logits (b, n_classes) and the sum of the losses, detached; b.
+
+        Raises:
+            WorkFailedError: The device has too little memory.
+        """
+        try:
+            return self._step(batch, progress)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise self._too_large(len(batch.labels)) from error
+
+    def _step(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor, int]:
+        images = batch.images.to(self._device, non_blocking=True)
+        labels = batch.labels.to(self._device, non_blocking=True)
+        n = len(labels)
+        whole = self._workers.sum(self._workers.tensor(float(n))) if self._workers.size > 1 else n
+        self._optimizers.set_progress(progress)
+        found, total = [], torch.zeros((), device=self._device)
+        n_parts = min(self._extras.accumulate, n)
+        for i in range(n_parts):  # as a batch is shared out to processes
+            part = slice(i * n // n_parts, (i + 1) * n // n_parts)
+            with self._gradients_stay_here() if part.stop < n else nullcontext():
+                logits: Tensor = self._forward(images[part])
+                losses = self._objective.losses(logits, labels[part], images[part])
+                total = total + losses.detach().sum()
+                if self._extras.dynamic is not None:
+                    losses = self._extras.dynamic.weighted(batch.example_ids[part], losses)
+                # Gradients are averaged over processes, whose batches may differ by one.
+                (losses.sum() * (self._workers.size / whole)).backward()  # type: ignore[no-untyped-call]
+            found.append(logits.detach())
+        self._optimizers.step()
+        self._follow()
+        return torch.cat(found) if len(found) > 1 else found[0], total, n
+
+    def _gradients_stay_here(self) -> Any:
+        """Until the last part of a batch, processes do not exchange them."""
+        together = self._together
+        return together.no_sync() if together is not None else nullcontext()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Let the average of the weights come after them."""
+        decay = self._recipe.ema
+        if not decay:
+            return
+        now = self.network.state_dict()
+        if self._average is None:
+            self._average = {name: value.clone() for name, value in now.items()}
+            return
+        for name, value in now.items():
+            if value.is_floating_point():
+                self._average[name].lerp_(value, 1 - decay)
+            else:
+                self._average[name].copy_(value)
+
+    def result(self) -> Network:
+        """The trained network in evaluation mode; its own, whatever is trained next."""
+        network = self.network
+        if self._is_cached:
+            network = _on_device(build_network(network.config), self._device)
+            network.load_state_dict(self.network.state_dict())
+        if self._average is not None:
+            network.load_state_dict(self._average)
+        return network.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizers": self._optimizers.state_dict(),
+            "average": self._average,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What :meth:`state_dict` gave, of the same recipe."""
+        self.network.load_state_dict(state["network"])
+        self._optimizers.load_state_dict(state["optimizers"])
+        self._average = state["average"]
+
+    def _too_large(self, n: int) -> WorkFailedError:
+        recipe, parts = self._recipe, 2 * self._extras.accumulate
+        size = f"{n} images of {recipe.resolution} pixels"
+        return WorkFailedError(
+            f"recipe {recipe.name}",
+            expected=f"room on {self._device} for a step of {size}",
+            found="too little memory",
+            do=f"pass --accumulate {parts}, which gives the same steps in parts of"
+            f" {-(-n // parts)} images, or --set batch_size={recipe.batch_size // 2}",
+        )
+
+
+def _on_device(network: Network, device: torch.device) -> Network:
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _compiled(module: nn.Module) -> nn.Module:
+    made: nn.Module = torch.compile(module)  # type: ignore[assignment]
+    return made
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU torch has no class of its own for it.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,113 @@
+"""Curves of a run for TensorBoard, and for MLflow where it is asked for.
+
+The only file that imports either.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tamis.errors import UsageError, first_line
+
+__all__ = ["Track", "open_tracks"]
+
+
+class Track(Protocol):
+    """Takes the numbers of one run."""
+
+    def settings(self, values: Mapping[str, Any]) -> None:
+        """What the run was asked for."""
+
+    def number(self, name: str, value: float, step: int) -> None:
+        """One point of a curve."""
+
+    def close(self) -> None:
+        """Everything is written."""
+
+
+def open_tracks(out: Path, name: str, also: str | None) -> list[Track]:
+    """TensorBoard's event file in ``out``, and another tracker.
+
+    Args:
+        out: The run's folder; made where it is missing.
+        name: The run's, for MLflow.
+        also: ``mlflow``: the server of ``MLFLOW_TRACKING_URI``, or the folder ``mlruns`` beside
+            ``out``; None for none.
+
+    Raises:
+        UsageError: MLflow is not installed, or its server does not answer.
+    """
+    # First the one that may fail: nothing is left of a run that does not begin.
+    tracks = [_open_mlflow(out, name)] if also == "mlflow" else []
+    out.mkdir(exist_ok=True)
+    return [_TensorBoard(out), *tracks]
+
+
+class _TensorBoard:
+    def __init__(self, out: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what TensorBoard itself imports
+            from torch.utils.tensorboard import SummaryWriter
+        self._writer = SummaryWriter(str(out))
+
+    def settings(self, values: Mapping[str, Any]) -> None:
+        text = "\n".join(f"    {key}: {value}" for key, value in values.items())
+        self._writer.add_text("settings", text)
+
+    def number(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _open_mlflow(out: Path, name: str) -> Track:
+    # A server that does not answer is told of in seconds, not minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None:
+        uri = (out.resolve().parent / "mlruns").as_uri()
+        # Newer versions keep folders for those who ask for them.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from mlflow.tracking import MlflowClient
+    except ImportError as error:
+        raise UsageError(
+            "--track mlflow",
+            expected="the package mlflow",
+            found=first_line(error),
+            do="run: pip install mlflow-skinny",
+        ) from error
+    try:
+        return _MLflow(MlflowClient(tracking_uri=uri), name)
+    except Exception as error:  # of its own kinds, and of whatever talks to the server
+        raise UsageError(
+            "--track mlflow",
+            expected=f"a tracking server or folder at {uri}",
+            found=first_line(error),
+            do="set MLFLOW_TRACKING_URI, or leave --track out",
+        ) from error
+
+
+class _MLflow:
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        found = client.get_experiment_by_name("tamis")
+        experiment = found.experiment_id if found else client.create_experiment("tamis")
+        self._run = client.create_run(experiment, run_name=name).info.run_id
+
+    def settings(self, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            self._client.log_param(self._run, key, value)
+
+    def number(self, name: str, value: float, step: int) -> None:
+        self._client.log_metric(self._run, name, value, step=step)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)

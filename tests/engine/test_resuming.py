@@ -1,0 +1,290 @@
+"""Trainings that are interrupted and go on end where they would have ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tamis.bundles.bundle import Bundle
+from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
+from tamis.errors import InterruptedRunError, UsageError, WorkFailedError
+from tamis.models.network import Network
+from tamis.training.checkpoints import load_checkpoint
+from tamis.training.interrupting import StopRequest
+from tamis.training.loop import Extras, Trained
+from tamis.training.recipes import RECIPES, Recipe
+from tamis.training.run_folder import RunFolder, train_into
+from tamis.training.runs import Keeping, RunOptions, train_on_bundle
+from tamis.training.starting import network_from_run, teacher_from_run
+from tamis.training.workers import Workers
+
+CPU = torch.device("cpu")
+PLAIN = replace(RECIPES["digits"], epochs=3, width=4)
+FAST = replace(RECIPES["cifar-fast"], epochs=3, width=4, resolution=16, batch_size=50)
+
+
+@pytest.fixture(scope="module")
+def bundle(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """210 digits: the last batch of an epoch is a small one."""
+    path = tmp_path_factory.mktemp("resuming") / "part.beton"
+    cut(open_bundle(digits_bundle), path, np.arange(210))
+    return open_bundle(path)
+
+
+class StopAfter(StopRequest):
+    """Asks to stop after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+        self.name = "SIGTERM"
+
+    def asked(self, workers: Workers) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+
+def weights(model: Network) -> NDArray[np.float32]:
+    return np.concatenate([p.detach().numpy().ravel() for p in model.state_dict().values()])
+
+
+def trained(bundle: Bundle, recipe: Recipe, options: RunOptions, loader: str) -> Trained:
+    return train_on_bundle(bundle, bundle, recipe, options, loader=loader, device=CPU)[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "how", "loader"),
+    [
+        (PLAIN, {}, "memory"),
+        (PLAIN, {}, "ffcv"),
+        (replace(PLAIN, ema=0.9, label_smoothing=0.1), {"dynamic": 0.5}, "memory"),
+        (replace(PLAIN, flip=True, alternating_flip=True), {"dynamic": 0.3}, "ffcv"),
+        (FAST, {}, "memory"),
+        (
+            replace(PLAIN, resolution=64, start_resolution=32, ramp_start=0.3, ramp_end=0.6,
+                    random_crop=True),
+            {},
+            "ffcv",
+        ),
+    ],
+    ids=["memory", "ffcv", "ema", "dynamic", "muon", "growing"],
+)  # fmt: skip
+def test_an_interrupted_run_ends_with_the_same_weights(
+    bundle: Bundle, tmp_path: Path, recipe: Recipe, how: dict[str, Any], loader: str
+) -> None:
+    options = RunOptions(seed=3, **how)
+    whole = trained(bundle, recipe, options, loader)
+    # In an epoch's middle, after its last batch, in the one after.
+    batches = -(-bundle.n_examples // recipe.batch_size)
+    for stop_after in (2, batches, batches + 1):
+        file = tmp_path / f"{stop_after}.pt"
+        stopped = replace(options, keeping=Keeping(file), extras=Extras(stop=StopAfter(stop_after)))
+        with pytest.raises(InterruptedRunError, match="go on with the same command and --resume"):
+            trained(bundle, recipe, stopped, loader)
+        again = trained(
+            bundle, recipe, replace(options, keeping=Keeping(file, resume=True)), loader
+        )
+        assert np.array_equal(weights(again.model), weights(whole.model))
+        assert again.epoch_losses == whole.epoch_losses
+        assert (again.steps, again.examples_seen) == (whole.steps, whole.examples_seen)
+
+
+def test_a_run_that_was_killed_goes_on_from_the_last_epoch_that_was_kept(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    whole = trained(bundle, PLAIN, RunOptions(), "memory")
+
+    class Killed:
+        def on_batch(self, epoch: int, *_: object) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt  # as good as SIGKILL: nothing is written after it
+
+        def on_epoch_end(self, epoch: int, model: Network) -> None:
+            pass
+
+    keeping = Keeping(tmp_path / "c.pt", every=0)
+    with pytest.raises(KeyboardInterrupt):
+        train_on_bundle(
+            bundle, bundle, PLAIN, RunOptions(keeping=keeping), device=CPU, observer=Killed()
+        )
+    kept = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert (kept["state"]["epoch"], kept["state"]["in_epoch"]) == (2, 0)
+    options = RunOptions(keeping=replace(keeping, resume=True))
+    assert np.array_equal(
+        weights(trained(bundle, PLAIN, options, "memory").model), weights(whole.model)
+    )
+
+
+def test_another_run_s_state_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "c.pt"
+    stopped = RunOptions(keeping=Keeping(file), extras=Extras(stop=StopAfter(1)))
+    with pytest.raises(InterruptedRunError):
+        trained(bundle, PLAIN, stopped, "memory")
+    resumed = RunOptions(keeping=Keeping(file, resume=True))
+    with pytest.raises(UsageError, match="found another one: seed 0, now 1; repeat its command"):
+        trained(bundle, PLAIN, replace(resumed, seed=1), "memory")
+    with pytest.raises(UsageError, match="found another one: recipe"):
+        trained(bundle, replace(PLAIN, flip=True), resumed, "memory")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="expected a training that was interrupted, found a dam"):
+        trained(bundle, PLAIN, resumed, "memory")
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_state(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    class Poison:
+        """After the first epoch a weight is no number any more."""
+
+        def on_batch(self, *_: object) -> None:
+            pass
+
+        def on_epoch_end(self, epoch: int, model: Network) -> None:
+            if epoch == 1:
+                with torch.no_grad():
+                    model.head.weight[0, 0] = torch.nan
+
+    file = tmp_path / "c.pt"
+    options = RunOptions(keeping=Keeping(file, every=0))
+    with pytest.raises(WorkFailedError, match=r"found nan in epoch 3.*the state before is in .*"):
+        train_on_bundle(bundle, bundle, PLAIN, options, device=CPU, observer=Poison())
+
+
+def test_too_little_memory_names_what_to_try(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tamis.training.networks.Forward.forward", too_large)
+    message = "a step of 64 images of 8 pixels, found too little memory; pass --accumulate 2,"
+    with pytest.raises(WorkFailedError, match=message):
+        trained(bundle, PLAIN, RunOptions(), "memory")
+
+
+def test_parts_of_a_batch_give_the_step_of_the_whole(bundle: Bundle) -> None:
+    """But for the statistics of norms, which a network in evaluation mode does not take."""
+    one_step = replace(PLAIN, epochs=1, batch_size=210)
+    network = trained(bundle, PLAIN, RunOptions(), "memory").model
+
+    class Frozen(type(network)):  # type: ignore[misc]
+        def train(self, mode: bool = True) -> Network:
+            return super().train(False)  # type: ignore[no-any-return]
+
+    found = []
+    for parts in (1, 3):
+        model = Frozen(10, 4, 8)
+        model.load_state_dict(network.state_dict())
+        extras = Extras(start=model, accumulate=parts)
+        found.append(weights(trained(bundle, one_step, RunOptions(extras=extras), "memory").model))
+    moved = np.abs(found[0] - weights(network)).max()
+    assert moved > 1e-3
+    # Sums of other lengths, in bfloat16 where the processor has it.
+    assert np.abs(found[1] - found[0]).max() < 0.02 * moved
+
+
+def test_a_folder_holds_the_run_its_curves_and_nothing_of_the_way(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    record = train_into(folder, bundle, bundle, PLAIN, RunOptions(), device=CPU)
+    names = sorted(path.name for path in folder.path.iterdir())
+    assert names[1:] == ["model.pt", "record.json"]
+    assert names[0].startswith("events.out.tfevents.")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = EventAccumulator(str(folder.path))
+    curves.Reload()
+    losses = [point.value for point in curves.Scalars("train/loss")]
+    assert losses == pytest.approx(record.epoch_losses, rel=1e-6)
+    assert curves.Scalars("test/accuracy")[0].value == pytest.approx(record.test_accuracy)
+
+    again = train_into(
+        replace(folder, resume=True), bundle, bundle, PLAIN, RunOptions(), device=CPU
+    )
+    assert json.dumps(asdict(again)) == json.dumps(asdict(record))
+    with pytest.raises(UsageError, match=r"found another one: recipe .*, seed 1; name another"):
+        train_into(
+            replace(folder, resume=True), bundle, bundle, PLAIN, RunOptions(seed=1), device=CPU
+        )
+    with pytest.raises(UsageError, match="pass --overwrite to replace it"):
+        train_into(folder, bundle, bundle, PLAIN, RunOptions(), device=CPU)
+
+
+def test_sigterm_keeps_the_run_and_the_same_command_finishes_it(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    recipe = ("--recipe", "digits", "--set", "epochs=120", "--set", "width=4")
+    command = [
+        sys.executable, "-c", "from tamis.cli import main; main()", "train", bundle.path,
+        "--test", bundle.path, *recipe, "--json",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def run(out: Path, *more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(part) for part in (*command, "--out", out, *more)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    out = tmp_path / "run"
+    process = run(out, "--resume")
+    while process.poll() is None and not list(out.glob("events*")):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "found SIGTERM; go on with the same command and --resume" in errors
+    assert (out / "checkpoint.pt").exists()
+    assert not (out / "record.json").exists()
+    refused = run(out)
+    assert "a run that was interrupted; pass --resume" in refused.communicate(timeout=60)[1]
+    found = json.loads(run(out, "--resume").communicate(timeout=60)[0])
+    whole = json.loads(run(tmp_path / "whole").communicate(timeout=60)[0])
+    assert found["epoch_losses"] == whole["epoch_losses"]
+    assert not (out / "checkpoint.pt").exists()
+    one, other = (load_checkpoint(path, CPU).model for path in (out, tmp_path / "whole"))
+    assert np.array_equal(weights(one), weights(other))
+
+
+@pytest.fixture(scope="module")
+def run_folder(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("start") / "run"
+    train_into(RunFolder(path), bundle, bundle, PLAIN, RunOptions(), device=CPU)
+    return path
+
+
+def test_a_run_is_a_start_for_the_same_and_for_other_classes(run_folder: Path) -> None:
+    kept = load_checkpoint(run_folder, CPU).model.state_dict()
+    same = network_from_run(run_folder, PLAIN, 10, 0, CPU).state_dict()
+    assert all(torch.equal(same[name], kept[name]) for name in kept)
+    other = network_from_run(run_folder, PLAIN, 3, 0, CPU).state_dict()
+    assert other["head.weight"].shape == (3, 16)
+    assert all(
+        torch.equal(other[name], kept[name]) for name in kept if not name.startswith("head.")
+    )
+    with pytest.raises(UsageError, match=r"--start: expected a run of the recipe's network"):
+        network_from_run(run_folder, replace(PLAIN, width=8), 10, 0, CPU)
+
+
+def test_a_teacher_has_to_know_the_task(run_folder: Path) -> None:
+    teacher = teacher_from_run(run_folder, PLAIN, 10, CPU)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    with pytest.raises(UsageError, match="expected a run on 4 classes, found one on 10"):
+        teacher_from_run(run_folder, PLAIN, 4, CPU)
+    with pytest.raises(UsageError, match="for images of 16 pixels, found one for 8"):
+        teacher_from_run(run_folder, replace(PLAIN, resolution=16), 10, CPU)

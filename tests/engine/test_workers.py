@@ -1,0 +1,138 @@
+"""Two processes that train one network, started as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tamis.bundles.cut import cut
+from tamis.bundles.opening import open_bundle
+from tamis.errors import UsageError
+from tamis.training.checkpoints import load_checkpoint
+from tamis.training.recipes import get_recipe
+from tamis.training.runs import loader_settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def bundle(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """401 digits: in the last batch of an epoch one process has an example more."""
+    path = tmp_path_factory.mktemp("workers") / "part.beton"
+    cut(open_bundle(digits_bundle), path, np.arange(401))
+    return path
+
+
+def command(bundle: Path, out: Path, *more: object) -> list[str]:
+    return [
+        str(part)
+        for part in (
+            "train", bundle, "--test", bundle, "--out", out, "--recipe", "digits", "--set",
+            "width=4", "--json", *more,
+        )
+    ]  # fmt: skip
+
+
+class Pair:
+    """Two processes of one training; files for their output, because pipes would fill."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def start(self, arguments: list[str], logs: Path) -> list[subprocess.Popen[bytes]]:
+        code = "from tamis.cli import main; main()"
+        started = []
+        for rank in range(2):
+            where = {
+                "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(self._port), "OMP_NUM_THREADS": "1",
+            }  # fmt: skip
+            with (logs / f"out{rank}").open("wb") as out, (logs / f"err{rank}").open("wb") as err:
+                started.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", code, *arguments],
+                        env=os.environ | where, stdout=out, stderr=err,
+                    )
+                )  # fmt: skip
+        return started
+
+    def run(self, arguments: list[str], logs: Path) -> Any:
+        for process in self.start(arguments, logs):
+            assert process.wait(120) == 0, (logs / "err0").read_text() + (logs / "err1").read_text()
+        assert (logs / "out1").read_text() == ""
+        return json.loads((logs / "out0").read_text())
+
+
+@pytest.fixture
+def pair() -> Pair:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return Pair(port)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(run, CPU).model.state_dict()
+    # Of norms each process sees the statistics of its own part.
+    own = ("running", "tracked")
+    return {n: value for n, value in state.items() if not any(word in n for word in own)}
+
+
+def test_two_processes_take_the_steps_of_one(bundle: Path, tmp_path: Path, pair: Pair) -> None:
+    """One process that takes each batch in two parts shows networks the same parts."""
+    short = ("--set", "epochs=1")
+    found = pair.run(command(bundle, tmp_path / "two", *short), tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", "from tamis.cli import main; main()",
+         *command(bundle, tmp_path / "one", *short, "--accumulate", 2)],
+        capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    alone = json.loads(done.stdout)
+    assert (found["processes"], alone["processes"]) == (2, 1)
+    for name in ("steps", "examples_seen", "n_examples"):
+        assert found[name] == alone[name]
+    assert found["epoch_losses"] == pytest.approx(alone["epoch_losses"], rel=1e-4)
+    two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
+    apart = {name: float((two[name].float() - one[name].float()).abs().max()) for name in one}
+    assert max(apart.values()) < 1e-4  # sums run in another order
+    # Tested in halves, too: every example counts once.
+    per_class = np.bincount(open_bundle(bundle).labels, minlength=10)
+    right = np.array(found["per_class_accuracy"]) @ per_class
+    assert found["test_accuracy"] == pytest.approx(right / 401)
+
+
+def test_dynamic_pruning_and_a_stop_are_shared(bundle: Path, tmp_path: Path, pair: Pair) -> None:
+    long = ("--set", "epochs=60", "--dynamic", 0.5, "--full-examples", 401, "--resume")
+    arguments = command(bundle, tmp_path / "run", *long)
+    started = pair.start(arguments, tmp_path)
+    while not list((tmp_path / "run").glob("events*")) and started[0].poll() is None:
+        time.sleep(0.01)
+    time.sleep(1.0)
+    started[1].send_signal(signal.SIGTERM)  # one is told, both stop
+    codes = [process.wait(60) for process in started]
+    assert codes == [130, 130], (tmp_path / "err0").read_text()
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]
+    assert kept["taken"] > 0
+    found = pair.run(arguments, tmp_path)
+    assert found["test_accuracy"] > 0.95
+    assert found["examples_seen"] < 60 * 401 * 0.8
+    assert len(found["epoch_losses"]) == 60
+
+
+def test_batches_that_cannot_be_shared_evenly_are_refused() -> None:
+    recipe = get_recipe("digits")
+    assert loader_settings(recipe, 0, (1, 4)).batch_size == 16
+    with pytest.raises(UsageError, match=r"expected a multiple of 3.*pass --set batch_size=66"):
+        loader_settings(recipe, 0, (0, 3))
