@@ -401,3 +401,48 @@ def test_damaged_images_are_named_and_left_out_when_asked_for(tmp_path: Path) ->
     (tmp_path / "sweep.yaml").write_text(json.dumps(spec | {"keep": [0.5], "recipe": "digits"}))
     stopped = tamis("sweep", tmp_path / "sweep.yaml", "--out", tmp_path / "out")
     assert "found 2 that were left out; cut them out first" in stopped.stderr
+
+
+def test_train_learns_from_a_teacher_prunes_as_it_goes_and_goes_on_from_a_run(
+    tmp_path: Path,
+) -> None:
+    for part in ("train", "test"):
+        tamis("convert", f"digits:{part}", tmp_path / f"{part}.beton")
+    command = (
+        "train", tmp_path / "train.beton", "--test", tmp_path / "test.beton", "--recipe", "digits",
+        "--set", "epochs=2", "--set", "width=8",
+    )  # fmt: skip
+    first = answer(*command, "--out", tmp_path / "first")
+    more = (
+        "--teacher",
+        tmp_path / "first",
+        "--temperature",
+        2,
+        "--dynamic",
+        0.5,
+        "--accumulate",
+        2,
+    )
+    taught = answer(*command, "--out", tmp_path / "taught", *more)
+    assert (taught["teacher"]["weight"], taught["teacher"]["temperature"]) == (0.5, 2)
+    assert taught["teacher"]["weights"].startswith("xxh3:")
+    assert taught["steps"] < first["steps"]
+    tuned = answer(*command, "--out", tmp_path / "tuned", "--start", tmp_path / "first")
+    assert tuned["started_from"] == taught["teacher"]["weights"]
+    assert tuned["epoch_losses"][0] < first["epoch_losses"][0] / 2
+    again = answer(*command, "--out", tmp_path / "first", "--resume")
+    assert again == first
+    assert first["environment"]["commit"]
+    for options, message in (
+        (("--temperature", 3), "--temperature: expected a teacher with it"),
+        (("--dynamic", 1), "--dynamic: expected 0 ≤ ratio < 1"),
+        (("--teacher", tmp_path), "expected a run folder with the file model.pt"),
+        (("--start", tmp_path / "first", "--set", "width=4"), "a run of the recipe's network"),
+        (("--objective", "selfsup", "--resume"), "expected options of --objective selfsup"),
+        (("--encoder-epochs", 3), "expected options of --objective supervised"),
+    ):
+        refused = tamis(*command, "--out", tmp_path / "no", *options)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert not (tmp_path / "no").exists()

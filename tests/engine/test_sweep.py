@@ -152,7 +152,7 @@ def test_a_failing_trial_leaves_no_record_and_the_others_go_on(
             raise WorkFailedError("loss", expected="finite", found="nan", do="nothing")
         return run_training(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tamis.sweep.execution.run_training", fails_on_seed_one)
+    monkeypatch.setattr("tamis.training.many.run_training", fails_on_seed_one)
     report = run_sweep(read_sweep_spec(folder / "sweep.yaml"), tmp_path)
     assert (report.n_done, report.n_failed) == (4, 4)
     assert {record.trial.seed for record in read_records(report.records).values()} == {0}

@@ -42,10 +42,10 @@ class _Asked:
 
 def bench(
     what: Annotated[
-        Literal["bundles", "loaders", "kernels", "scale", "all"],
+        Literal["bundles", "loaders", "kernels", "training", "scale", "all"],
         typer.Argument(
-            help="bundles: convert, cut, verify; loaders: images a second; kernels; scale: up to "
-            "ImageNet's size; all of them."
+            help="bundles: convert, cut, verify; loaders: images a second; kernels; training: the "
+            "loop; scale: up to ImageNet's size; all of them."
         ),
     ],
     bundle: Annotated[
@@ -96,7 +96,7 @@ def bench(
     earlier = last_record(compare) if compare else None
     done = _Found()
     with show_progress() as progress:
-        for part in ("bundles", "loaders", "kernels", "scale") if what == "all" else (what,):
+        for part in _PARTS if what == "all" else (what,):
             _PARTS[part](asked, done, progress)
     around = environment()
     more: dict[str, Any] = {"left_out": done.left_out}
@@ -129,7 +129,7 @@ def _refuse_odd_options(what: str, asked: _Asked) -> None:
         ("--device", "" if asked.device == "auto" else asked.device, ("kernels", "all")),
         ("--side", asked.side, ("loaders", "all")),
         ("--cold-gigabytes", asked.cold_gigabytes, ("loaders", "all")),
-        ("--repetitions", asked.repetitions, ("bundles", "loaders", "kernels", "all")),
+        ("--repetitions", asked.repetitions, ("bundles", "loaders", "kernels", "training", "all")),
     ):
         if value not in (None, "") and what not in works:
             raise UsageError(
@@ -200,7 +200,21 @@ def _kernels(asked: _Asked, done: _Found, progress: Progress) -> None:
     done.left_out += left_out
 
 
-_PARTS = {"bundles": _bundles, "loaders": _loaders, "kernels": _kernels, "scale": _scale}
+def _training(asked: _Asked, done: _Found, progress: Progress) -> None:
+    from tamis.benchmarks.training import bench_training
+    from tamis.devices import resolve_device
+
+    device = resolve_device()
+    done.rows += bench_training(device, asked.folder, asked.repetitions or 5, progress=progress)
+
+
+_PARTS = {
+    "bundles": _bundles,
+    "loaders": _loaders,
+    "kernels": _kernels,
+    "training": _training,
+    "scale": _scale,
+}
 
 
 def _refuse_unknown(only: list[str] | None, known: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -282,33 +283,32 @@ def _print_run(record: RunRecord, out: Path, json: bool) -> None:
 
 
 def recipes(json: Json = False) -> None:
-    """The recipes, and where they depart from the first one's values."""
+    """The recipes, by what each has besides the values that all have."""
     from tamis.training.recipes import RECIPES, Recipe
 
     if json:
         print_json({"recipes": [asdict(recipe) for recipe in RECIPES.values()]})
         return
     usual = {field.name: field.default for field in fields(Recipe)}
+    named = ("name", "network", "resolution", "epochs", "batch_size")
     for recipe in RECIPES.values():
-        values = asdict(recipe)
         print(
             f"{recipe.name}: {recipe.network}, {recipe.resolution} pixels, {recipe.epochs} epochs"
             f" in batches of {recipe.batch_size}"
         )
-        named = ("name", "network", "resolution", "epochs", "batch_size")
-        own = [
-            f"{key}={_short(value)}"
-            for key, value in values.items()
+        own = {
+            key: value
+            for key, value in asdict(recipe).items()
             if key not in named and value != usual[key]
-        ]
-        print(f"    {' '.join(own)}")
-    print("\nthe others, of each: ", end="")
-    print(" ".join(f"{key}={_short(value)}" for key, value in usual.items() if _is_plain(value)))
+        }
+        print(f"    {_settings_text(own)}")
+    others = {key: value for key, value in usual.items() if isinstance(value, str | int | float)}
+    print(f"\nwhere nothing else is said: {_settings_text(others)}")
+    print("replace a value with --set name=value, of train, score and embed")
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str | int | float)
+def _settings_text(values: Mapping[str, object]) -> str:
+    return " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}".lower()
+        for key, value in values.items()
+    )

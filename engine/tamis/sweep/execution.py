@@ -18,23 +18,18 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tamis.atomic import atomic_path
 from tamis.devices import n_cores, resolve_device
 from tamis.errors import TamisError, WorkFailedError, first_line
-from tamis.loaders.memory_loader import MemoryLoader, load_image_set
-from tamis.loaders.settings import LoaderSettings
 from tamis.progress import QUIET, Progress
 from tamis.selection.selecting import select
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
 from tamis.sweep.spec import SweepSpec
-from tamis.training.loop import Extras
-from tamis.training.runs import EVALUATION_BATCH, RunOptions, loader_settings, run_training
-from tamis.training.stepping import NetworkCache
+from tamis.training.many import Trainer, TrainSpec
+from tamis.training.runs import RunOptions
 
 __all__ = ["SweepReport", "run_sweep"]
 
@@ -132,15 +127,9 @@ class _Runner:
     """Decodes both sets once and runs trials on parts of the training set."""
 
     def __init__(self, sweep: Sweep, device: str, threads: int | None = None) -> None:
-        self.sweep, self.device, self.threads = sweep, resolve_device(device), threads
-        side = sweep.recipe.resolution
-        self.train_set, test_set = (
-            load_image_set(bundle, side, self.device, workers=threads)
-            for bundle in (sweep.train, sweep.test)
-        )
-        settings = LoaderSettings(EVALUATION_BATCH, side)
-        self.networks = NetworkCache()
-        self.test_loader = MemoryLoader(test_set, settings, workers=threads)
+        self.sweep = sweep
+        where = resolve_device(device)
+        self.trainer = Trainer(sweep.train, sweep.test, where, workers=threads)
 
     def run(self, trial: Trial) -> TrialRecord | str:
         try:
@@ -150,33 +139,12 @@ class _Runner:
 
     def _run(self, trial: Trial) -> TrialRecord:
         sweep = self.sweep
-        positions, per_class = self._subset(trial)
-        settings = loader_settings(sweep.recipe, trial.seed)
-        _, record = run_training(
-            MemoryLoader(self.train_set, settings, positions=positions, workers=self.threads),
-            self.test_loader,
-            sweep.recipe,
-            RunOptions(
-                budget=trial.budget,
-                full_examples=sweep.train.n_examples,
-                seed=trial.seed,
-                extras=Extras(networks=self.networks),
-            ),
-            n_classes=max(sweep.train.n_classes, sweep.test.n_classes),
-            example_ids=self.train_set.example_ids[positions],
-            device=self.device,
-            train_digest=sweep.train.digest,
-            test_digest=sweep.test.digest,
-        )
-        fraction = len(positions) / sweep.train.n_examples
-        return TrialRecord(sweep.key(trial), trial, fraction, per_class, asdict(record))
-
-    def _subset(self, trial: Trial) -> tuple[NDArray[np.int64], dict[str, int]]:
-        sweep = self.sweep
         kept = select(sweep.table, sweep.selection(trial))
-        positions = sweep.train.positions(kept.example_ids)
+        options = RunOptions(trial.budget, sweep.train.n_examples, trial.seed)
+        _, record = self.trainer.run(TrainSpec(sweep.recipe, kept.example_ids, options))
+        fraction = len(kept.example_ids) / sweep.train.n_examples
         per_class = {str(label): count for label, count in kept.per_class.items()}
-        return positions, per_class
+        return TrialRecord(sweep.key(trial), trial, fraction, per_class, asdict(record))
 
 
 _runner: _Runner | TamisError | None = None

@@ -107,10 +107,20 @@ class Stepping:
             Logits (b, n_classes) and the sum of the losses, detached; b.
 
         Raises:
-            WorkFailedError: The device has too little memory.
+            WorkFailedError: The device has too little memory, or a batch of one example has no
+                statistics that norms could take.
         """
         try:
             return self._step(batch, progress)
+        except ValueError as error:  # torch's, of norms
+            if len(batch.labels) // self._extras.accumulate > 1:
+                raise
+            raise WorkFailedError(
+                f"recipe {self._recipe.name}",
+                expected="batches of several examples, whose statistics its norms take",
+                found="a batch of one",
+                do=f"pass --set batch_size={self._recipe.batch_size + 1}",
+            ) from error
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise

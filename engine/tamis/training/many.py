@@ -1,0 +1,177 @@
+"""Many runs on one pair of sets: decoded once, compiled once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tamis.bundles.bundle import Bundle
+from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
+from tamis.loaders.opening import choose_backend
+from tamis.loaders.settings import LoaderSettings
+from tamis.progress import QUIET, Progress
+from tamis.training.loop import Observer, Trained
+from tamis.training.recipes import Recipe
+from tamis.training.records import RunRecord
+from tamis.training.runs import (
+    EVALUATION_BATCH,
+    RunOptions,
+    check_same_classes,
+    loader_settings,
+    run_training,
+    train_on_bundle,
+)
+from tamis.training.stepping import NetworkCache
+
+__all__ = ["TrainSpec", "Trainer", "train_many"]
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One run of many.
+
+    Attributes:
+        recipe: What to train and how.
+        example_ids: (k,) int64, train on these only; None for all.
+        options: See :class:`RunOptions`.
+    """
+
+    recipe: Recipe
+    example_ids: NDArray[np.int64] | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+
+
+class Trainer:
+    """Runs one after the other on a training set and a test set.
+
+    Each set is decoded once for each size of images, where it fits into memory and the recipe cuts
+    no random parts of whole images; of networks that are compiled each kind is compiled once.
+    Memory: 3 · side² bytes an example of both sets, on the device.
+
+    Args:
+        training: An opened bundle.
+        testing: With the same classes.
+        device: Where to train.
+        workers: Threads that decode and augment; None takes all cores.
+        progress: Told of decoding and of every step.
+
+    Raises:
+        BundleError: Classes that differ.
+    """
+
+    def __init__(
+        self,
+        training: Bundle,
+        testing: Bundle,
+        device: torch.device,
+        *,
+        workers: int | None = None,
+        progress: Progress = QUIET,
+    ) -> None:
+        check_same_classes(training.classes, testing.classes)
+        self._bundles, self._device = (training, testing), device
+        self._workers, self._progress = workers, progress
+        self._sets: dict[tuple[str, int, float], ImageSet] = {}
+        self._networks = NetworkCache()
+
+    def run(
+        self, spec: TrainSpec, *, observer: Observer | None = None, label: str = "train"
+    ) -> tuple[Trained, RunRecord]:
+        """Train and test.
+
+        Args:
+            spec: Of the run.
+            observer: Watches the training.
+            label: Names the run in the progress.
+
+        Raises:
+            As :func:`tamis.training.runs.train_on_bundle`.
+        """
+        recipe, (training, testing) = spec.recipe, self._bundles
+        if self._has_to_stream(recipe):
+            extras = replace(spec.options.extras, networks=self._networks)
+            return train_on_bundle(
+                training,
+                testing,
+                recipe,
+                replace(spec.options, extras=extras),
+                example_ids=spec.example_ids,
+                device=self._device,
+                observer=observer,
+                progress=self._progress,
+            )
+        images = self._images(training, recipe.resolution)
+        settings = loader_settings(recipe, spec.options.seed)
+        positions = None if spec.example_ids is None else training.positions(spec.example_ids)
+        test_settings = LoaderSettings(EVALUATION_BATCH, recipe.test_side)
+        full = spec.options.full_examples
+        if full is None:
+            ancestor = training.manifest.full_examples if training.manifest else None
+            full = ancestor or training.n_examples
+        extras = replace(spec.options.extras, networks=self._networks)
+        return run_training(
+            MemoryLoader(images, settings, positions=positions, workers=self._workers),
+            MemoryLoader(
+                self._images(testing, recipe.test_side, recipe.center_ratio),
+                test_settings,
+                workers=self._workers,
+            ),
+            recipe,
+            replace(spec.options, full_examples=full, extras=extras),
+            n_classes=max(training.n_classes, testing.n_classes),
+            example_ids=images.example_ids if positions is None else images.example_ids[positions],
+            device=self._device,
+            train_digest=training.digest,
+            test_digest=testing.digest,
+            observer=observer,
+            progress=self._progress,
+            label=label,
+        )
+
+    def _has_to_stream(self, recipe: Recipe) -> bool:
+        """Of images that grow or are cut at random the whole is needed, again and again."""
+        n = sum(bundle.n_examples for bundle in self._bundles)
+        fits = choose_backend(n, recipe.resolution, self._device) == "memory"
+        return bool(recipe.start_resolution) or recipe.random_crop or not fits
+
+    def _images(self, bundle: Bundle, side: int, center_ratio: float = 1.0) -> ImageSet:
+        key = (bundle.digest, side, center_ratio)
+        if key not in self._sets:
+            self._sets[key] = load_image_set(
+                bundle,
+                side,
+                self._device,
+                center_ratio=center_ratio,
+                workers=self._workers,
+                progress=self._progress,
+            )
+        return self._sets[key]
+
+
+def train_many(
+    training: Bundle,
+    testing: Bundle,
+    specs: Iterable[TrainSpec],
+    device: torch.device,
+    *,
+    progress: Progress = QUIET,
+) -> Iterator[RunRecord]:
+    """Records of runs, each as it is finished; as if each had been run alone.
+
+    Args:
+        training: An opened bundle.
+        testing: With the same classes.
+        specs: The runs, in their order.
+        device: Where to train.
+        progress: Told of decoding and of every step.
+
+    Raises:
+        As :class:`Trainer` and :meth:`Trainer.run`.
+    """
+    trainer = Trainer(training, testing, device, progress=progress)
+    for number, spec in enumerate(specs, 1):
+        yield trainer.run(spec, label=f"train: run {number}")[1]
