@@ -432,7 +432,7 @@ def test_train_learns_from_a_teacher_prunes_as_it_goes_and_goes_on_from_a_run(
     assert tuned["epoch_losses"][0] < first["epoch_losses"][0] / 2
     again = answer(*command, "--out", tmp_path / "first", "--resume")
     assert again == first
-    assert first["environment"]["commit"]
+    assert "commit" in first["environment"]
     for options, message in (
         (("--temperature", 3), "--temperature: expected a teacher with it"),
         (("--dynamic", 1), "--dynamic: expected 0 ≤ ratio < 1"),

@@ -53,6 +53,9 @@ def accuracy_plot(table: AccuracyTable) -> Figure:
         )
     if table.full is not None:
         axes.axhline(100 * table.full.mean, color=_GREY, linewidth=1, linestyle=":", label="full")
+    low, high = axes.get_ylim()
+    # Intervals of few seeds reach where no accuracy can be.
+    axes.set_ylim(max(low, 0), min(high, 101))
     axes.set_xlabel("keep fraction")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(f"same {table.budget} for every run", fontsize=10)

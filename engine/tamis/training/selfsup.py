@@ -7,6 +7,7 @@ belongs to which. The penultimate layer is the embedding; the projection head is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,14 @@ from tamis.progress import QUIET, Progress
 from tamis.training.networks import new_network
 from tamis.training.recipes import Recipe
 
-__all__ = ["SelfsupSettings", "contrastive_loss", "new_encoder", "random_views", "train_encoder"]
+__all__ = [
+    "SelfsupSettings",
+    "SimCLR",
+    "contrastive_loss",
+    "new_encoder",
+    "random_views",
+    "train_encoder",
+]
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,28 @@ def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return nn.functional.cross_entropy(similarity, partner)
 
 
+class SimCLR(nn.Module):
+    """The projection head, and the loss of two views' features; thrown away after the training.
+
+    Args:
+        width: Of the features.
+        settings: Projection and temperature.
+    """
+
+    def __init__(self, width: int, settings: SelfsupSettings) -> None:
+        super().__init__()
+        self.project = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, settings.projection)
+        )
+        self._temperature = settings.temperature
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(2b, width), all first views and then the second ones in their order → the loss."""
+        first, second = self.project(features).chunk(2)
+        with torch.autocast(features.device.type, enabled=False):
+            return contrastive_loss(first, second, self._temperature)
+
+
 def new_encoder(recipe: Recipe, seed: int, device: torch.device) -> Network:
     """The recipe's network before its first step, in evaluation mode."""
     return new_network(recipe, 1, seed).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
@@ -123,6 +153,7 @@ def train_encoder(
     *,
     seed: int,
     device: torch.device,
+    pretext: Callable[[int, SelfsupSettings], nn.Module] = SimCLR,
     progress: Progress = QUIET,
 ) -> Network:
     """Train the recipe's network without looking at a label.
@@ -133,25 +164,22 @@ def train_encoder(
         settings: See :class:`SelfsupSettings`.
         seed: Of initialisation and views.
         device: Where to train.
+        pretext: Makes what turns the features of two views into a loss, as :class:`SimCLR`.
         progress: Told of every step.
 
     Returns:
-        The network in evaluation mode; use `features`.
+        The network in evaluation mode; what counts are its features.
     """
     generator = torch.Generator().manual_seed(seed)
     model = new_encoder(recipe, seed, device).train()
-    width = model.n_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, settings.projection)
-        )
-    head.to(device)
+        task = pretext(model.n_features, settings).to(device)
     steps = settings.epochs * len(loader)
     classifier = {id(p) for p in model.head.parameters()}
     trained = [p for p in model.parameters() if id(p) not in classifier and p.requires_grad]
     optimizer = torch.optim.AdamW(
-        [*trained, *head.parameters()], settings.learning_rate, weight_decay=0.01
+        [*trained, *task.parameters()], settings.learning_rate, weight_decay=0.01
     )
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=steps, pct_start=0.1
@@ -166,11 +194,9 @@ def train_encoder(
                 images = batch.images.to(device)
                 views = [random_views(images, recipe.flip, generator) for _ in range(2)]
                 with autocast(device):
-                    both = head(model.features(torch.cat(views)))
-                first, second = both.chunk(2)
-                loss = contrastive_loss(first, second, settings.temperature)
+                    loss = task(model.features(torch.cat(views)))
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 rate.step()
                 advance()
