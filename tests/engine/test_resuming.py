@@ -216,7 +216,7 @@ def test_a_folder_holds_the_run_its_curves_and_nothing_of_the_way(
         replace(folder, resume=True), bundle, bundle, PLAIN, RunOptions(), device=CPU
     )
     assert json.dumps(asdict(again)) == json.dumps(asdict(record))
-    with pytest.raises(UsageError, match=r"found another one: recipe .*, seed 1; name another"):
+    with pytest.raises(UsageError, match="found another one: seed 0, now 1; name another folder"):
         train_into(
             replace(folder, resume=True), bundle, bundle, PLAIN, RunOptions(seed=1), device=CPU
         )

@@ -35,8 +35,8 @@ class RunRecord:
         steps: Optimizer steps.
         examples_seen: Examples shown, repetitions counted.
         images_per_second: In the training loop, compiling left out.
-        energy_joules: Of this process's GPU in the training loop, as NVML counts it; None where it
-            does not.
+        energy_joules: Of this process's GPU in the training loop, as NVML counts it, without what
+            came before an interruption; None where it does not count.
         n_examples: Examples trained on.
         full_examples: Examples of the full set that they are a part of.
         budget: The compute protocol, "steps" or "epochs".

@@ -32,7 +32,7 @@ from tamis.training.interrupting import stop_requests
 from tamis.training.loop import EpochReport
 from tamis.training.recipes import Recipe
 from tamis.training.records import RunRecord
-from tamis.training.runs import Keeping, RunOptions, train_on_bundle
+from tamis.training.runs import Keeping, RunOptions, teacher_facts, train_on_bundle
 from tamis.training.tracking import Track, open_tracks
 
 __all__ = ["RunFolder", "train_into"]
@@ -112,7 +112,8 @@ def train_into(
     folder.check()
     workers = options.extras.workers
     if folder.resume and not folder.checkpoint.exists():
-        finished = _finished(folder.path, training, recipe, options)
+        n_examples = training.n_examples if example_ids is None else len(example_ids)
+        finished = _finished(folder.path, training, n_examples, recipe, options)
         if finished is not None:
             return finished
     if folder.overwrite and workers.writes:
@@ -185,7 +186,7 @@ class _Curves:
 
 
 def _finished(
-    path: Path, training: Bundle, recipe: Recipe, options: RunOptions
+    path: Path, training: Bundle, n_examples: int, recipe: Recipe, options: RunOptions
 ) -> RunRecord | None:
     """The record of a run that has nothing left to do; None where there is no record."""
     file = path / "record.json"
@@ -202,13 +203,23 @@ def _finished(
             found=first_line(error),
             do="pass --overwrite to train again",
         ) from error
-    kept = (record.recipe_digest, record.train_digest, record.seed)
-    asked = (recipe.digest, training.digest, options.seed)
-    if kept != asked:
+    kept = {
+        "recipe": (record.recipe_digest, recipe.digest),
+        "bundle": (record.train_digest, training.digest),
+        # Of how many, it does not say where some were damaged.
+        "examples": (record.n_examples if not record.skipped else n_examples, n_examples),
+        "seed": (record.seed, options.seed),
+        "budget": (record.budget, options.budget),
+        "dynamic": (record.dynamic, options.dynamic),
+        "teacher": (record.teacher, teacher_facts(options.extras.teacher)),
+        "start": (record.started_from, options.started_from),
+    }
+    odd = [f"{name} {was}, now {now}" for name, (was, now) in kept.items() if was != now]
+    if odd:
         raise UsageError(
             "--resume",
-            expected=f"the run of {path}, of recipe {kept[0]}, bundle {kept[1]}, seed {kept[2]}",
-            found=f"another one: recipe {asked[0]}, bundle {asked[1]}, seed {asked[2]}",
+            expected=f"the run that is finished in {path}",
+            found=f"another one: {'; '.join(odd)}",
             do="name another folder with --out, or pass --overwrite instead",
         )
     return record

@@ -45,6 +45,7 @@ __all__ = [
     "check_same_classes",
     "loader_settings",
     "run_training",
+    "teacher_facts",
     "train_on_bundle",
 ]
 
@@ -196,7 +197,7 @@ def run_training(
         recipe=asdict(recipe),
         recipe_digest=recipe.digest,
         started_from=options.started_from,
-        teacher=_teacher(extras.teacher),
+        teacher=teacher_facts(extras.teacher),
         dynamic=options.dynamic,
         processes=workers.size,
         train_digest=train_digest,
@@ -228,12 +229,13 @@ def _identity(
         "seed": options.seed,
         "dynamic": options.dynamic,
         "accumulate": options.extras.accumulate,
-        "teacher": _teacher(options.extras.teacher),
+        "teacher": teacher_facts(options.extras.teacher),
         "start": options.started_from,
     }
 
 
-def _teacher(teacher: Teacher | None) -> dict[str, Any] | None:
+def teacher_facts(teacher: Teacher | None) -> dict[str, Any] | None:
+    """What a record says of a teacher."""
     if teacher is None:
         return None
     return {

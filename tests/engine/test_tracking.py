@@ -1,0 +1,89 @@
+"""What trackers are told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tamis.errors import UsageError
+from tamis.training.tracking import open_tracks
+
+
+class Client:
+    """As much of MLflow's client as is used; its names and arguments are MLflow 3's."""
+
+    told: list[tuple[Any, ...]]
+
+    def __init__(self, tracking_uri: str) -> None:
+        type(self).told = [("uri", tracking_uri)]
+
+    def get_experiment_by_name(self, name: str) -> None:
+        self.told.append(("look for", name))
+
+    def create_experiment(self, name: str) -> str:
+        return f"experiment {name}"
+
+    def create_run(self, experiment_id: str, run_name: str) -> Any:
+        self.told.append((experiment_id, run_name))
+        return SimpleNamespace(info=SimpleNamespace(run_id="r1"))
+
+    def log_param(self, run_id: str, key: str, value: Any) -> None:
+        self.told.append((run_id, key, value))
+
+    def log_metric(self, run_id: str, key: str, value: float, step: int) -> None:
+        self.told.append((run_id, key, value, step))
+
+    def set_terminated(self, run_id: str) -> None:
+        self.told.append((run_id, "end"))
+
+
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, tracking = ModuleType("mlflow"), ModuleType("mlflow.tracking")
+    tracking.MlflowClient = Client  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", package)
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", tracking)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.mark.usefixtures("mlflow")
+def test_mlflow_is_told_of_settings_and_curves(tmp_path: Path) -> None:
+    tracks = open_tracks(tmp_path / "run", "run", "mlflow")
+    for track in tracks:
+        track.settings({"epochs": 3})
+        track.number("train/loss", 0.5, 1)
+        track.close()
+    assert Client.told == [
+        ("uri", (tmp_path.resolve() / "mlruns").as_uri()),
+        ("look for", "tamis"),
+        ("experiment tamis", "run"),
+        ("r1", "epochs", 3),
+        ("r1", "train/loss", 0.5, 1),
+        ("r1", "end"),
+    ]
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
+
+
+def test_without_mlflow_it_is_named_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
+    with pytest.raises(UsageError, match=r"expected the package mlflow.*pip install mlflow-skinny"):
+        open_tracks(tmp_path / "run", "run", "mlflow")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow: None
+) -> None:
+    def refuse(self: Client, name: str) -> None:
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(Client, "get_experiment_by_name", refuse)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://nobody:5000")
+    with pytest.raises(UsageError, match="folder at http://nobody:5000, found connection refused"):
+        open_tracks(tmp_path / "run", "run", "mlflow")
