@@ -1,0 +1,223 @@
+"""Error, overlaps and margin of the max-margin student of many dimensions.
+
+A student of N dimensions is, up to rotation, three numbers: its components along the probe (z), along
+the part of the teacher that the probe misses (w), and across both (xi). Gordon's comparison theorem
+turns max-margin learning into a convex programme of these three,
+
+    minimise |v|² / 2   where   √(alpha_prune E (1 − m)₊²) ≤ v_xi,   m = y (v_z z + v_w w) + v_xi xi,
+
+whose solution is v = student / kappa. It has the same stationary point as the replica calculation of
+Sorscher et al. (their equations hold at it: see the tests), needs no replicas, and its solution is
+unique. Solved by sequential quadratic programming, for many points at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tamis.errors import WorkFailedError
+from tamis.theory.domain import Points, as_points
+from tamis.theory.kept_law import KeptLaw, Shortfall, kept_law, shortfall
+
+__all__ = ["Solution", "solve", "solve_points"]
+
+_Array = NDArray[np.float64]
+
+_WANTED = 1e-10  # the residual at which the search stops
+_ALLOWED = 1e-8  # the largest that is handed out
+_STEPS = 200
+_CHUNK = 128  # points at once: about 40 MB of temporaries
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The student at each point; all arrays float64 of the points' shape.
+
+    Attributes:
+        points: What was asked.
+        error: Test error, arccos(R) / pi.
+        R: Overlap of student and teacher.
+        rho: Overlap of student and probe.
+        kappa: Margin of the student of length 1 (inputs have length √N).
+        residual: The largest relative error of the three stationarity equations; at most 1e-8.
+    """
+
+    points: Points
+    error: _Array
+    R: _Array
+    rho: _Array
+    kappa: _Array
+    residual: _Array
+
+
+def solve(
+    alpha_tot: ArrayLike, keep: ArrayLike = 1.0, theta: ArrayLike = 0.0, side: ArrayLike = "hard"
+) -> Solution:
+    """Solve at one point or at many.
+
+    Args:
+        alpha_tot: Examples per dimension before pruning; ``keep`` × ``alpha_tot`` from 0.05 to 200.
+        keep: Share to keep, 0.01 to 1.
+        theta: Angle between probe and teacher in degrees, 0 to 60; 0 is a perfect metric.
+        side: ``hard``, ``easy`` or ``random``.
+
+    All four broadcast.
+
+    Raises:
+        UsageError: A point outside.
+        WorkFailedError: A residual above 1e-8, which has not been seen in the domain.
+    """
+    return solve_points(as_points(alpha_tot, keep, theta, side))
+
+
+def solve_points(points: Points) -> Solution:
+    """:func:`solve` for checked points."""
+    shape = points.keep.shape
+    flat = Points(
+        points.alpha_prune.ravel(), points.keep.ravel(), points.theta.ravel(), points.side.ravel()
+    )
+    law = kept_law(flat)
+    v, residual = np.empty((flat.keep.size, 3)), np.empty(flat.keep.size)
+    for start in range(0, len(v), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        v[part], residual[part] = _minimise(law[part], flat.alpha_prune[part])
+    if (residual > _ALLOWED).any():
+        worst = int(residual.argmax())
+        raise WorkFailedError(
+            f"alpha_tot {flat.alpha_tot[worst]:g}, keep {flat.keep[worst]:g},"
+            f" theta {flat.theta[worst]:g}, {flat.side[worst]}",
+            expected=f"a solution with a residual of at most {_ALLOWED:g}",
+            found=f"{residual[worst]:.1e}",
+            do="report this point",
+        )
+    length = np.sqrt((v * v).sum(1))
+    toward = law.cos * v[:, 0] + law.sin * v[:, 1]
+    aside = np.hypot(law.sin * v[:, 0] - law.cos * v[:, 1], v[:, 2])
+    # Where all are kept, the law is that of a perfect probe, and the probe is the teacher's shadow.
+    seen = np.where(flat.blind, np.cos(np.radians(flat.theta)), 1.0)
+    return Solution(
+        points,
+        error=(np.arctan2(aside, toward) / np.pi).reshape(shape),
+        R=(toward / length).reshape(shape),
+        rho=(seen * v[:, 0] / length).reshape(shape),
+        kappa=(1 / length).reshape(shape),
+        residual=residual.reshape(shape),
+    )
+
+
+def _minimise(law: KeptLaw, alpha: _Array) -> tuple[_Array, _Array]:
+    """(n, 3) students and (n,) residuals."""
+    state = _State(law, alpha, _start(law, alpha))
+    for _ in range(_STEPS):
+        if not state.deep.any():
+            break
+        state = _State(law, alpha, np.where(state.deep[:, None], 0.7, 1.0) * state.v)
+    multiplier = state.first_multiplier()
+    penalty = np.zeros(len(alpha))
+    best, best_residual = state.v.copy(), np.full(len(alpha), np.inf)
+    rows = np.arange(len(alpha))
+    for _ in range(_STEPS):
+        residual = state.residual()
+        better = residual < best_residual[rows]
+        best[rows[better]], best_residual[rows[better]] = state.v[better], residual[better]
+        open_ = residual > _WANTED
+        if not open_.any():
+            break
+        rows, state = rows[open_], state[open_]
+        multiplier, penalty = multiplier[open_], penalty[open_]
+        step, multiplier = state.step(multiplier)
+        penalty = np.maximum(penalty, 1.5 * multiplier)
+        state, moved = _search(state, step, penalty)
+        if not moved.any():
+            break  # rounding decides from here on
+        rows, state = rows[moved], state[moved]
+        multiplier, penalty = multiplier[moved], penalty[moved]
+    return best, best_residual
+
+
+def _start(law: KeptLaw, alpha: _Array) -> _Array:
+    """A student near the teacher, roughly as good and as long as the solution."""
+    useful = alpha * np.where(law.low > 0, 0.2, 1 / np.maximum(law.keep, np.maximum(law.sin, 0.01)))
+    wrong = np.pi / (2 + 2 * useful)  # the angle to the teacher
+    length = np.sqrt(1 / alpha) + useful / 2
+    toward, across = length * np.cos(wrong), length * np.sin(wrong)
+    return np.stack([toward * law.cos, toward * law.sin, across], axis=1)
+
+
+class _State:
+    """Students with their constraint c(v) = √(alpha E (1 − m)₊²) − v_xi and its derivatives."""
+
+    def __init__(self, law: KeptLaw, alpha: _Array, v: _Array) -> None:
+        self.law, self.alpha, self.v = law, alpha, v
+        self.moments = shortfall(law, v)
+        self.norm = np.sqrt(alpha * np.maximum(self.moments.square, 1e-300))
+        self.c = self.norm - v[:, 2]
+        self.slope = -(alpha / self.norm)[:, None] * self.moments.gradient
+        self.slope[:, 2] -= 1
+
+    def __getitem__(self, rows: NDArray[np.bool_]) -> _State:
+        part = object.__new__(_State)
+        part.law, part.alpha, part.v = self.law[rows], self.alpha[rows], self.v[rows]
+        m = self.moments
+        part.moments = Shortfall(
+            m.p[rows], m.square[rows], m.pull[rows], m.gradient[rows], m.hessian[rows]
+        )
+        part.norm, part.c, part.slope = self.norm[rows], self.c[rows], self.slope[rows]
+        return part
+
+    @property
+    def deep(self) -> NDArray[np.bool_]:
+        """Longer than it need be by so much that the norm and its derivatives say little."""
+        return self.norm < 0.03 * self.v[:, 2]
+
+    def first_multiplier(self) -> _Array:
+        """The one that makes the derivative along v itself vanish."""
+        outward = -(self.v * self.slope).sum(1)
+        length2 = (self.v * self.v).sum(1)
+        return np.where(outward > 0, length2 / np.maximum(outward, 1e-30), self.norm)
+
+    def residual(self) -> _Array:
+        """Of v = alpha pull (z and w) and v_xi² = alpha E (1 − m)₊², relative to their size.
+
+        The across component's equation is what the multiplier is: norm / (1 − alpha P(m < 1)).
+        """
+        pull = self.alpha[:, None] * self.moments.pull
+        misfit = np.abs(self.v[:, :2] - pull).max(1) / np.abs(self.v[:, :2]).max(1)
+        return np.maximum(misfit, np.abs((self.norm / self.v[:, 2]) ** 2 - 1))
+
+    def step(self, multiplier: _Array) -> tuple[_Array, _Array]:
+        """The quadratic programme's step, (n, 3), and its multiplier, (n,)."""
+        shape = self.slope.copy()
+        shape[:, 2] += 1  # of the norm alone
+        curvature = self.alpha[:, None, None] * self.moments.hessian
+        curvature = curvature - shape[:, :, None] * shape[:, None, :]
+        hessian = np.eye(3) + (multiplier / self.norm)[:, None, None] * curvature
+        both = np.stack([self.v, self.slope], axis=2)
+        of_v, of_slope = np.moveaxis(np.linalg.solve(hessian, both), 2, 0)
+        new = (self.c - (self.slope * of_v).sum(1)) / (self.slope * of_slope).sum(1)
+        new = np.maximum(new, 0)
+        return -(of_v + new[:, None] * of_slope), np.maximum(new, 1e-3 * multiplier)
+
+
+def _search(state: _State, step: _Array, penalty: _Array) -> tuple[_State, NDArray[np.bool_]]:
+    """Halve the steps until each lowers the merit or the residual; which of them did."""
+    v = state.v
+    merit, residual = _merit(state, penalty), state.residual()
+    back = -step[:, 2] / v[:, 2]
+    length = np.minimum(1.0, 0.9 / np.maximum(back, 0.9))  # the across component stays positive
+    moved = np.zeros(len(v), bool)
+    for _ in range(30):
+        trial = _State(state.law, state.alpha, v + length[:, None] * step)
+        lower = _merit(trial, penalty) < merit * (1 - 1e-12)
+        moved = (lower | (trial.residual() < 0.9 * residual)) & ~trial.deep
+        if moved.all():
+            break
+        length = np.where(moved, length, 0.5 * length)
+    return trial, moved
+
+
+def _merit(state: _State, penalty: _Array) -> _Array:
+    return 0.5 * (state.v * state.v).sum(1) + penalty * np.maximum(state.c, 0)
