@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tamis import __version__
-from tamis.cli import agreement, bench, bundles, conversion, exchange, runs, scores, scoring
+from tamis.cli import agreement, bench, bundles, conversion, exchange, runs, scores, scoring, theory
 from tamis.errors import TamisError, WorkFailedError, first_line
 
 __all__ = ["app", "main"]
@@ -65,6 +65,7 @@ for command in (
     runs.demo,
 ):
     app.command()(command)
+app.add_typer(theory.theory)
 
 
 def main() -> NoReturn:

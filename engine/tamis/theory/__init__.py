@@ -5,6 +5,7 @@ data pruning* (NeurIPS 2022, arXiv:2206.14486). ``docs/theory.md`` derives the e
 
 ::
 
+    gaussian      its density
     domain        what may be asked for; who is kept
     plane_moments Gaussian moments of a wedge, in closed form
     kept_law      the same, averaged over what is kept
@@ -14,7 +15,8 @@ data pruning* (NeurIPS 2022, arXiv:2206.14486). ``docs/theory.md`` derives the e
     curves        error against size, the best a limited stock allows, the best fraction
     phases        where keeping the hardest wins
     information   what an example tells
-    noisy         wrong labels and least squares: law, solution, simulation
+    noisy         wrong labels and least squares (noisy_law, noisy_simulation)
     planning      which side, and how much to keep
-    figures       the paper's figures 1 and 2
+    points        one point of either student; tables: many
+    panels        what is drawn; figures: the paper's figures 1 and 2
 """

@@ -1,9 +1,9 @@
 """What may be asked of the theory, and which examples a pruner keeps.
 
-Inputs are unit Gaussians x of N dimensions with labels y = sign(T·x). A probe at angle theta to the
-teacher T scores them: z = probe·x, and an example is the harder the smaller |z|. ``hard`` keeps
-|z| < gamma, ``easy`` |z| > gamma, ``random`` looks at nothing; gamma is such that the share ``keep``
-is left.
+Inputs are unit Gaussians x of N dimensions with labels y = sign(T·x). A probe at angle theta to
+the teacher T scores them: z = probe·x, and an example is the harder the smaller |z|. ``hard`` keeps
+|z| < gamma, ``easy`` |z| > gamma, ``random`` looks at nothing; gamma is such that the share
+``keep`` is left.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Points:
     @property
     def blind(self) -> NDArray[np.bool_]:
         """Where the kept examples are distributed as all are, whatever the probe."""
-        return (self.side == "random") | (self.keep == 1.0)
+        return np.asarray((self.side == "random") | (self.keep == 1.0), np.bool_)
 
 
 def as_points(

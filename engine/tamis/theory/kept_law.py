@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.theory.domain import Points, threshold
+from tamis.theory.gaussian import FAR, normal_density
 from tamis.theory.plane_moments import wedge_moments
 
 __all__ = ["KeptLaw", "Shortfall", "kept_law", "shortfall"]
 
 _Array = NDArray[np.float64]
 
-_FAR = 9.5  # the Gaussian beyond is below 1e-20
 _NODES = 12
 _OFFSETS = np.array([-8.0, -5.0, -2.5, 0.0, 2.5, 5.0, 8.0])
-_GAUSSIAN = np.array([-_FAR, -6.3, -3.2, 0.0, 3.2, 6.3, _FAR])
+_GAUSSIAN = np.array([-FAR, -6.3, -3.2, 0.0, 3.2, 6.3, FAR])
 _SHARPEST = 1e-12  # of tan theta: a perfect probe
 
 
@@ -53,11 +53,11 @@ class KeptLaw:
 def kept_law(points: Points) -> KeptLaw:
     """Of points of shape (n,). Where all are kept, that of a perfect probe, which is the same."""
     blind, easy = points.blind, points.side == "easy"
-    gamma = np.minimum(np.where(blind, np.inf, threshold(points.keep, points.side)), _FAR)
+    gamma = np.minimum(np.where(blind, np.inf, threshold(points.keep, points.side)), FAR)
     angle = np.where(blind, 0.0, np.radians(points.theta))
     return KeptLaw(
         low=np.where(easy & ~blind, gamma, 0.0),
-        high=np.where(easy & ~blind, _FAR, gamma),
+        high=np.where(easy & ~blind, FAR, gamma),
         keep=np.where(blind, 1.0, points.keep),
         sin=np.sin(angle),
         cos=np.cos(angle),
@@ -100,7 +100,7 @@ def shortfall(law: KeptLaw, v: _Array) -> Shortfall:
     m = wedge_moments(-z / law.tan[:, None], 1 - along * z, r, q)
 
     def mean(values: _Array) -> _Array:
-        return np.einsum("ij,ij->i", weight, values)
+        return np.asarray(np.einsum("ij,ij->i", weight, values), np.float64)
 
     p, edge = mean(m.p), mean(m.edge)
     pull = np.stack([edge / law.tan + _at_threshold(law, v), edge], axis=1)
@@ -119,13 +119,11 @@ def _at_threshold(law: KeptLaw, v: _Array) -> _Array:
     z = np.stack([gamma, -gamma], axis=1)
     along, r, q = (v[:, [i]] for i in range(3))
     s = wedge_moments(-z / law.tan[:, None], 1 - along * z, r, q).s * _density(z, law)
-    return np.where(inner, 1.0, -1.0) * (s[:, 0] - s[:, 1])
+    return np.asarray(np.where(inner, 1.0, -1.0) * (s[:, 0] - s[:, 1]), np.float64)
 
 
 def _density(z: _Array, law: KeptLaw) -> _Array:
-    return np.asarray(
-        np.exp(-0.5 * z * z) * (2 * 0.3989422804014327) / law.keep[:, None], np.float64
-    )
+    return np.asarray(2 * normal_density(z) / law.keep[:, None], np.float64)
 
 
 def _nodes(law: KeptLaw, v: _Array) -> tuple[_Array, _Array]:
@@ -151,9 +149,14 @@ def _breaks(law: KeptLaw, v: _Array) -> _Array:
     # w0; the depth; eta and tau of the wedge.
     value = np.stack([np.zeros_like(r), 1 / sigma, 1 / q, -r / (sigma * q)], axis=1)
     slope = np.stack(
-        [-1 / tan, -along / sigma, (r / tan - along) / q, (r * along / sigma2 - 1 / tan) * sigma / q],
+        [
+            -1 / tan,
+            -along / sigma,
+            (r / tan - along) / q,
+            (r * along / sigma2 - 1 / tan) * sigma / q,
+        ],
         axis=1,
-    )  # fmt: skip
+    )
     slope = np.where(np.abs(slope) < 1e-30, 1e-30, slope)
     features = (-value / slope)[:, :, None] + _OFFSETS / np.abs(slope)[:, :, None]
     edges = np.stack([-law.high, -law.low, law.low, law.high], axis=1)

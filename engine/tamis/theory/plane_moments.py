@@ -10,10 +10,11 @@ Owen's T (Owen 1956, Ann. Math. Stat. 27).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tamis.theory.gaussian import normal_density
 
 __all__ = ["Wedge", "bivariate_cdf", "wedge_moments"]
 
@@ -65,10 +66,10 @@ def wedge_moments(w0: _Array, depth: _Array, r: _Array, q: _Array) -> Wedge:
     tau = (w0 - along * beta) / across  # the same point, as a place on the second edge
     p = bivariate_cdf(beta, -w0, -along, across)
     p = np.where((beta > -_FAR) & (w0 < _FAR), p, 0.0)  # below what rounding leaves of it
-    at_w0, at_eta, cdf_eta = _density(w0), _density(eta), ndtr(eta)
+    at_w0, at_eta, cdf_eta = normal_density(w0), normal_density(eta), ndtr(eta)
     first = at_w0 * cdf_eta  # weight of the first edge
-    at_beta = _density(beta)
-    beyond, at_tau = ndtr(-tau), _density(tau)
+    at_beta = normal_density(beta)
+    beyond, at_tau = ndtr(-tau), normal_density(tau)
     second = at_beta * beyond  # weight of the second edge
     second_w = at_beta * (along * beta * beyond + across * at_tau)
     second_xi = at_beta * (across * beta * beyond - along * at_tau)
@@ -108,7 +109,3 @@ def bivariate_cdf(h: _Array, k: _Array, correlation: _Array, root: _Array) -> _A
 def _off_zero(x: _Array) -> _Array:
     """Owen's formula divides by its bounds; it is continuous, so any tiny one does."""
     return np.where(np.abs(x) < 1e-100, 1e-100, x)
-
-
-def _density(x: Any) -> _Array:
-    return np.asarray(np.exp(-0.5 * np.square(x)) * 0.3989422804014327, np.float64)

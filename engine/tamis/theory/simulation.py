@@ -19,7 +19,16 @@ from tamis.progress import QUIET, Progress
 from tamis.theory.domain import Points, Side, as_points
 from tamis.theory.margin import max_margin
 
-__all__ = ["Draw", "Setting", "Simulation", "Trial", "draw_kept", "run_trials", "simulate"]
+__all__ = [
+    "Draw",
+    "Setting",
+    "Simulation",
+    "Trial",
+    "counts",
+    "draw_kept",
+    "run_trials",
+    "simulate",
+]
 
 _Array = NDArray[np.float64]
 
@@ -99,11 +108,13 @@ class Draw:
         inputs: (n_kept, n_dims) float64; the teacher lies in the plane of the first two axes.
         labels: (n_kept,) float64, ±1.
         teacher: (n_dims,) float64 of length 1.
+        rng: The trial's generator, for what else is random.
     """
 
     inputs: _Array
     labels: _Array
     teacher: _Array
+    rng: np.random.Generator
 
     def judge(self, weights: _Array, kappa: float = np.nan) -> Trial:
         """Test error and overlaps of a student of any length, in closed form."""
@@ -122,7 +133,7 @@ def draw_kept(
     which pruning does not depend, for the kept ones. That is the same law.
     """
     rng = np.random.default_rng([setting.seed, trial])
-    n_total, n_kept = _counts(alpha_tot, keep, setting)
+    n_total, n_kept = counts(alpha_tot, keep, setting)
     z = rng.standard_normal(n_total)
     if side == "random":
         z = z[:n_kept]
@@ -135,7 +146,7 @@ def draw_kept(
     teacher = np.zeros(setting.n_dims)
     teacher[:2] = np.cos(np.radians(theta)), np.sin(np.radians(theta))
     labels = np.where(inputs @ teacher > 0, 1.0, -1.0)
-    return Draw(inputs, labels, teacher)
+    return Draw(inputs, labels, teacher, rng)
 
 
 def simulate(
@@ -158,30 +169,33 @@ def simulate(
         UsageError: A point outside of the domain, or a set too large to hold.
     """
 
-    def train(draw: Draw) -> Trial:
+    point, how = as_points(alpha_tot, keep, theta, side), setting or Setting()
+
+    def train(trial: int) -> Trial:
+        draw = draw_kept(alpha_tot, keep, theta, side, how, trial)
         student = max_margin(draw.inputs * draw.labels[:, None])
         return draw.judge(student.weights, student.kappa)
 
-    point = as_points(alpha_tot, keep, theta, side)
-    return run_trials(point, setting or Setting(), train, progress=progress)
+    return run_trials(point, how, train, progress=progress)
 
 
 def run_trials(
-    point: Points, setting: Setting, train: Callable[[Draw], Trial], *, progress: Progress = QUIET
+    point: Points, setting: Setting, train: Callable[[int], Trial], *, progress: Progress = QUIET
 ) -> Simulation:
-    """Draw, train and judge ``setting.trials`` times.
+    """Draw, train and judge ``setting.trials`` times, in threads with one BLAS thread each.
 
     Args:
         point: A single one.
         setting: See :class:`Setting`.
-        train: Makes a trial of a training set, which it may change.
+        train: Makes the trial of a number.
         progress: Told of every trial.
+
+    Raises:
+        UsageError: A set too large to hold, or with nothing to keep.
     """
     from threadpoolctl import threadpool_limits
 
-    total, keep = float(point.alpha_tot), float(point.keep)
-    theta, side = float(point.theta), str(point.side)
-    n_total, n_kept = _counts(total, keep, setting)
+    n_total, n_kept = counts(float(point.alpha_tot), float(point.keep), setting)
     if n_kept * setting.n_dims > _MOST_NUMBERS:
         raise UsageError(
             "the training set",
@@ -195,7 +209,7 @@ def run_trials(
         )
 
     def run(trial: int) -> Trial:
-        done = train(draw_kept(total, keep, theta, side, setting, trial))
+        done = train(trial)
         advance()
         return done
 
@@ -208,14 +222,11 @@ def run_trials(
         trials = list(pool.map(run, range(setting.trials)))
     values = {name: np.array([getattr(t, name) for t in trials]) for name in Trial.__annotations__}
     means = {name: float(of.mean()) for name, of in values.items()}
-    errors = {
-        f"{name}_se": float(of.std(ddof=1) / np.sqrt(len(of))) for name, of in values.items()
-    }
-    return Simulation(
-        **means, **errors, n_total=n_total, n_kept=n_kept, trials=setting.trials
-    )
+    errors = {f"{name}_se": float(of.std(ddof=1) / np.sqrt(len(of))) for name, of in values.items()}
+    return Simulation(**means, **errors, n_total=n_total, n_kept=n_kept, trials=setting.trials)
 
 
-def _counts(alpha_tot: float, keep: float, setting: Setting) -> tuple[int, int]:
+def counts(alpha_tot: float, keep: float, setting: Setting) -> tuple[int, int]:
+    """Examples before and after pruning."""
     n_total = round(alpha_tot * setting.n_dims)
     return n_total, round(keep * n_total)

@@ -1,14 +1,15 @@
 """Error, overlaps and margin of the max-margin student of many dimensions.
 
-A student of N dimensions is, up to rotation, three numbers: its components along the probe (z), along
-the part of the teacher that the probe misses (w), and across both (xi). Gordon's comparison theorem
-turns max-margin learning into a convex programme of these three,
+A student of N dimensions is, up to rotation, three numbers: its components along the probe (z),
+along the part of the teacher that the probe misses (w), and across both (xi). Gordon's comparison
+theorem turns max-margin learning into a convex programme of these three,
 
-    minimise |v|² / 2   where   √(alpha_prune E (1 − m)₊²) ≤ v_xi,   m = y (v_z z + v_w w) + v_xi xi,
+    minimise |v|² / 2   where   √(alpha_prune E (1 − m)₊²) ≤ v_xi,
+                                m = y (v_z z + v_w w) + v_xi xi,
 
-whose solution is v = student / kappa. It has the same stationary point as the replica calculation of
-Sorscher et al. (their equations hold at it: see the tests), needs no replicas, and its solution is
-unique. Solved by sequential quadratic programming, for many points at once.
+whose solution is v = student / kappa. It has the same stationary point as the replica calculation
+of Sorscher et al. (their equations hold at it: see the tests), needs no replicas, and its solution
+is unique. Solved by sequential quadratic programming, for many points at once.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ class _State:
     @property
     def deep(self) -> NDArray[np.bool_]:
         """Longer than it need be by so much that the norm and its derivatives say little."""
-        return self.norm < 0.03 * self.v[:, 2]
+        return np.asarray(self.norm < 0.03 * self.v[:, 2], np.bool_)
 
     def first_multiplier(self) -> _Array:
         """The one that makes the derivative along v itself vanish."""
@@ -220,4 +221,5 @@ def _search(state: _State, step: _Array, penalty: _Array) -> tuple[_State, NDArr
 
 
 def _merit(state: _State, penalty: _Array) -> _Array:
-    return 0.5 * (state.v * state.v).sum(1) + penalty * np.maximum(state.c, 0)
+    length2 = np.einsum("ij,ij->i", state.v, state.v)
+    return np.asarray(0.5 * length2 + penalty * np.maximum(state.c, 0), np.float64)
