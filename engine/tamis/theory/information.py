@@ -59,7 +59,7 @@ def paper_information(R: ArrayLike, keep: ArrayLike = 1.0) -> _Array:
         UsageError: A value outside.
     """
     overlaps, shares = np.broadcast_arrays(np.asarray(R, float), np.asarray(keep, float))
-    check_range("R", overlaps, (1e-12, 1 - 1e-9), "give an overlap above 0 and below 1")
+    check_range("R", overlaps, (1e-12, 1 - 1e-8), "give an overlap above 0 and below 1")
     check_range("keep", shares, KEEP)
     values = [
         _information(one, one, share)

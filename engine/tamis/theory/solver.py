@@ -187,7 +187,8 @@ class _State:
         """
         pull = self.alpha[:, None] * self.moments.pull
         misfit = np.abs(self.v[:, :2] - pull).max(1) / np.abs(self.v[:, :2]).max(1)
-        return np.maximum(misfit, np.abs((self.norm / self.v[:, 2]) ** 2 - 1))
+        short = np.abs((self.norm / self.v[:, 2]) ** 2 - 1)
+        return np.asarray(np.maximum(misfit, short), np.float64)
 
     def step(self, multiplier: _Array) -> tuple[_Array, _Array]:
         """The quadratic programme's step, (n, 3), and its multiplier, (n,)."""
