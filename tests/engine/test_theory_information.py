@@ -59,9 +59,7 @@ def test_the_known_values_with_two_overlaps() -> None:
     ]  # fmt: skip
     np.testing.assert_allclose(found.information, known, atol=6e-4)
     np.testing.assert_allclose(found.q[0], found.R[0], rtol=1e-8)  # the teacher is one of them
-    np.testing.assert_allclose(
-        found.information[0], paper_information(found.R[0]), rtol=1e-8
-    )
+    np.testing.assert_allclose(found.information[0], paper_information(found.R[0]), rtol=1e-8)
 
 
 def test_it_is_what_one_more_example_takes_from_the_entropy() -> None:
@@ -74,9 +72,7 @@ def test_it_is_what_one_more_example_takes_from_the_entropy() -> None:
     for alpha, keep in ((0.7, 1.0), (2.0, 0.5), (1.5, 0.1), (6.0, 0.3)):
         h = 1e-4 * alpha
         slope = (entropy(alpha + h, keep) - entropy(alpha - h, keep)) / (2 * h)
-        assert -slope == pytest.approx(
-            float(gibbs_information(alpha, keep).information), rel=1e-5
-        )
+        assert -slope == pytest.approx(float(gibbs_information(alpha, keep).information), rel=1e-5)
 
 
 def test_many_examples_share_one_dimension_s_worth() -> None:

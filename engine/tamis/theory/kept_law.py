@@ -84,6 +84,15 @@ class Shortfall:
     gradient: _Array
     hessian: _Array
 
+    def __getitem__(self, rows: NDArray[np.bool_]) -> Shortfall:
+        """The moments of some of the points."""
+        return Shortfall(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def put(self, rows: NDArray[np.intp], part: Shortfall) -> None:
+        """Replace those of some points."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[rows] = getattr(part, name)
+
 
 def shortfall(law: KeptLaw, v: _Array) -> Shortfall:
     """By a quadrature over z whose nodes follow the student.
@@ -127,16 +136,18 @@ def _density(z: _Array, law: KeptLaw) -> _Array:
 
 
 def _nodes(law: KeptLaw, v: _Array) -> tuple[_Array, _Array]:
-    """Nodes and weights, (n, panels × 12); nodes outside of the kept law weigh nothing."""
+    """Nodes and weights, (n, panels × 12), panels as many as the point with most of them has."""
     breaks = _breaks(law, v)
     left, width = breaks[:, :-1], np.diff(breaks, axis=1)
-    middle = np.abs(left + 0.5 * width)
-    kept = (middle > law.low[:, None]) & (middle < law.high[:, None])
+    middle = left + 0.5 * width
+    kept = (np.abs(middle) > law.low[:, None]) & (width > 0)
+    # Panels within the kept law first; of a point with fewer, others fill up and weigh nothing.
+    first = np.argsort(~kept, axis=1, kind="stable")[:, : int(kept.sum(1).max())]
+    width = np.take_along_axis(np.where(kept, width, 0.0), first, 1)[:, :, None]
+    left = np.take_along_axis(left, first, 1)[:, :, None]
     at, share = _gauss_legendre()
-    z = left[:, :, None] + width[:, :, None] * at
-    weights = np.where(kept, width, 0.0)[:, :, None] * share
     n = len(v)
-    return z.reshape(n, -1), weights.reshape(n, -1)
+    return (left + width * at).reshape(n, -1), (width * share).reshape(n, -1)
 
 
 def _breaks(law: KeptLaw, v: _Array) -> _Array:

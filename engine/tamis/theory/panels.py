@@ -97,7 +97,7 @@ def phase_panel(axes: Axes) -> None:
     """Which side wins, over stock and share, with the line where both are as good."""
     from matplotlib.colors import SymLogNorm
 
-    totals, shares = np.geomspace(1, 100, 61), np.linspace(0.05, 0.95, 37)
+    totals, shares = np.geomspace(1, 100, 49), np.linspace(0.05, 0.95, 31)
     lead = phase_map(totals, shares)
     limit = float(np.abs(lead).max())
     norm = SymLogNorm(0.003, vmin=-limit, vmax=limit)  # small leads show as well
@@ -124,7 +124,7 @@ def choice_panel(axes: Axes) -> None:
     """Error over kept examples and kept share with a perfect metric, and the best share."""
     from matplotlib.colors import LogNorm
 
-    sizes, shares = default_sizes(61, 0.5, 8.0), np.geomspace(0.05, 1, 41)
+    sizes, shares = default_sizes(49, 0.5, 8.0), np.geomspace(0.05, 1, 31)
     errors = error_curves(sizes, shares)
     levels = [0.01, 0.03, 0.1, 0.2, 0.3, 0.4]
     image = axes.pcolormesh(

@@ -20,7 +20,6 @@ __all__ = ["crossover", "phase_map", "student_error"]
 _Array = NDArray[np.float64]
 
 _GRID = 33
-_BISECTIONS = 30
 
 
 def student_error(
@@ -91,6 +90,8 @@ def crossover(
     Raises:
         UsageError: A value outside.
     """
+    from scipy.optimize.elementwise import find_root
+
     shares, angles = np.broadcast_arrays(np.asarray(keep, float), np.asarray(theta, float))
     check_range("keep", shares, (KEEP[0], 0.999), "keep a share below 1")
     check_range("theta", angles, THETA, "give the angle in degrees")
@@ -99,15 +100,16 @@ def crossover(
     wins = _lead(grid / flat[:, None], flat[:, None], tilt[:, None], against, labels) < 0
     # The last size at which the rival wins, and the next.
     place = _GRID - 1 - (~wins)[:, ::-1].argmax(1)
-    some = wins.any(1) & ~wins.all(1) & (place < _GRID - 1)
-    low = np.log(grid[place])[some]
-    high = np.log(grid[np.minimum(place + 1, _GRID - 1)])[some]
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        won = _lead(np.exp(middle) / flat[some], flat[some], tilt[some], against, labels) < 0
-        low, high = np.where(won, low, middle), np.where(won, middle, high)
+    some = ~wins.all(1) & (place < _GRID - 1)
+
+    def lead(size: _Array, share: _Array, angle: _Array) -> _Array:
+        return _lead(np.exp(size) / share, share, angle, against, labels)
+
     found = np.full(flat.shape, np.nan)
-    found[some] = np.exp(0.5 * (low + high)) / flat[some]
+    if some.any():
+        ends = np.log(grid[place[some]]), np.log(grid[place[some] + 1])
+        roots = find_root(lead, ends, args=(flat[some], tilt[some]))
+        found[some] = np.exp(roots.x) / flat[some]
     return found.reshape(shares.shape)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tamis.errors import WorkFailedError
 from tamis.theory.domain import Points, as_points
-from tamis.theory.kept_law import KeptLaw, Shortfall, kept_law, shortfall
+from tamis.theory.kept_law import KeptLaw, kept_law, shortfall
 
 __all__ = ["Solution", "solve", "solve_points"]
 
@@ -112,10 +112,9 @@ def solve_points(points: Points) -> Solution:
 def _minimise(law: KeptLaw, alpha: _Array) -> tuple[_Array, _Array]:
     """(n, 3) students and (n,) residuals."""
     state = _State(law, alpha, _start(law, alpha))
-    for _ in range(_STEPS):
-        if not state.deep.any():
-            break
-        state = _State(law, alpha, np.where(state.deep[:, None], 0.7, 1.0) * state.v)
+    while (deep := state.deep).any():
+        longer = state[deep]
+        state.put(np.flatnonzero(deep), _State(longer.law, longer.alpha, 0.6 * longer.v))
     multiplier = state.first_multiplier()
     penalty = np.zeros(len(alpha))
     best, best_residual = state.v.copy(), np.full(len(alpha), np.inf)
@@ -148,6 +147,9 @@ def _start(law: KeptLaw, alpha: _Array) -> _Array:
     return np.stack([toward * law.cos, toward * law.sin, across], axis=1)
 
 
+_ARRAYS = ("alpha", "v", "norm", "c", "slope")
+
+
 class _State:
     """Students with their constraint c(v) = √(alpha E (1 − m)₊²) − v_xi and its derivatives."""
 
@@ -161,13 +163,16 @@ class _State:
 
     def __getitem__(self, rows: NDArray[np.bool_]) -> _State:
         part = object.__new__(_State)
-        part.law, part.alpha, part.v = self.law[rows], self.alpha[rows], self.v[rows]
-        m = self.moments
-        part.moments = Shortfall(
-            m.p[rows], m.square[rows], m.pull[rows], m.gradient[rows], m.hessian[rows]
-        )
-        part.norm, part.c, part.slope = self.norm[rows], self.c[rows], self.slope[rows]
+        part.law, part.moments = self.law[rows], self.moments[rows]
+        for name in _ARRAYS:
+            setattr(part, name, getattr(self, name)[rows])
         return part
+
+    def put(self, rows: NDArray[np.intp], part: _State) -> None:
+        """Replace the students of some rows."""
+        self.moments.put(rows, part.moments)
+        for name in _ARRAYS:
+            getattr(self, name)[rows] = getattr(part, name)
 
     @property
     def deep(self) -> NDArray[np.bool_]:
@@ -206,19 +211,23 @@ class _State:
 
 def _search(state: _State, step: _Array, penalty: _Array) -> tuple[_State, NDArray[np.bool_]]:
     """Halve the steps until each lowers the merit or the residual; which of them did."""
-    v = state.v
     merit, residual = _merit(state, penalty), state.residual()
-    back = -step[:, 2] / v[:, 2]
+    back = -step[:, 2] / state.v[:, 2]
     length = np.minimum(1.0, 0.9 / np.maximum(back, 0.9))  # the across component stays positive
-    moved = np.zeros(len(v), bool)
+    moved = np.zeros(len(length), bool)
+    new = state[~moved]
     for _ in range(30):
-        trial = _State(state.law, state.alpha, v + length[:, None] * step)
-        lower = _merit(trial, penalty) < merit * (1 - 1e-12)
-        moved = (lower | (trial.residual() < 0.9 * residual)) & ~trial.deep
+        rows = ~moved
+        start, by = state[rows], length[rows, None] * step[rows]
+        trial = _State(start.law, start.alpha, start.v + by)
+        lower = _merit(trial, penalty[rows]) < merit[rows] * (1 - 1e-12)
+        better = (lower | (trial.residual() < 0.9 * residual[rows])) & ~trial.deep
+        new.put(np.flatnonzero(rows)[better], trial[better])
+        moved[rows] = better
         if moved.all():
             break
-        length = np.where(moved, length, 0.5 * length)
-    return trial, moved
+        length *= 0.5
+    return new, moved
 
 
 def _merit(state: _State, penalty: _Array) -> _Array:
