@@ -53,7 +53,7 @@ def test_the_formula_is_the_paper_s(R: float, keep: float) -> None:
 
 
 def test_the_known_values_with_two_overlaps() -> None:
-    found = gibbs_information([1, 2, 4, 8], [[1], [0.5], [0.2]])
+    found = gibbs_information([1, 2, 4, 8], [[1.0], [0.5], [0.2]])
     known = [
         [0.507, 0.372, 0.227, 0.122], [0.837, 0.597, 0.246, 0.124], [1.061, 1.205, 0.255, 0.125],
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def test_it_is_what_one_more_example_takes_from_the_entropy() -> None:
 
 
 def test_many_examples_share_one_dimension_s_worth() -> None:
-    many = gibbs_information([50, 100, 200], [[1], [0.2], [0.01]])
+    many = gibbs_information([50, 100, 200], [[1.0], [0.2], [0.01]])
     np.testing.assert_allclose(many.information * np.array([50, 100, 200]), 1, rtol=2e-3)
     # A student drawn at random errs as 0.625 / alpha.
     assert 200 * np.arccos(many.R[0, 2]) / np.pi == pytest.approx(0.625, rel=0.01)

@@ -93,7 +93,7 @@ def test_solved_and_simulated_agree_on_the_whole_grid(
 
 
 def compare(point: tuple[float, float, float, Side]) -> None:
-    alpha_tot, keep, theta, side = point
+    alpha_tot, keep, _, side = point
     simulated, solved = simulate(*point, Setting(n_dims=200, trials=40, seed=7)), solve(*point)
     error = float(solved.error)
     # Close to the sudden transition finite sets are spread over both of its sides.

@@ -97,7 +97,7 @@ def phase_panel(axes: Axes) -> None:
     """Which side wins, over stock and share, with the line where both are as good."""
     from matplotlib.colors import SymLogNorm
 
-    totals, shares = np.geomspace(1, 100, 49), np.linspace(0.05, 0.95, 31)
+    totals, shares = np.geomspace(1, 100, 65), np.linspace(0.05, 0.95, 41)
     lead = phase_map(totals, shares)
     limit = float(np.abs(lead).max())
     norm = SymLogNorm(0.003, vmin=-limit, vmax=limit)  # small leads show as well
@@ -132,7 +132,6 @@ def choice_panel(axes: Axes) -> None:
         rasterized=True,
     )  # fmt: skip
     lines = axes.contour(sizes, shares, errors, levels, colors="white", linewidths=0.7)
-    axes.clabel(lines, fmt="%g", fontsize=7)
     fine = np.linspace(0.8, 1.99, 40)
     axes.plot(fine, best_keep(fine).keep, color=COLOURS[1], linewidth=2, label="best share")
     axes.set(
@@ -141,8 +140,9 @@ def choice_panel(axes: Axes) -> None:
     )  # fmt: skip
     _ticks(axes, (0.5, 1, 2, 4, 8), (0.05, 0.1, 0.2, 0.5, 1))
     axes.legend(loc="lower left", fontsize=8)
-    bar = axes.figure.colorbar(image, ax=axes, ticks=[0.005, 0.02, 0.1, 0.5])
-    bar.ax.set_yticklabels(["0.005", "0.02", "0.1", "0.5"])
+    bar = axes.figure.colorbar(image, ax=axes, ticks=levels)
+    bar.ax.set_yticklabels([f"{level:g}" for level in levels])
+    bar.add_lines(lines)
     bar.minorticks_off()
     bar.set_label(_ERROR, fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -179,10 +179,10 @@ def information_panel(axes: Axes, keeps: tuple[float, ...]) -> None:
     """Information per example: the paper's formula, and with two overlaps."""
     sizes = default_sizes(80, 0.1, 16.0)
     for keep, colour in zip(keeps, COLOURS, strict=False):
-        exact = gibbs_information(sizes, keep).information
-        formula = paper_information(solve(sizes / keep, keep).R, keep)
+        exact = gibbs_information(sizes, keep)
+        formula = paper_information(exact.R, keep)
         name = "all" if keep == 1 else f"{100 * keep:g} %"
-        axes.plot(sizes, exact, color=colour, linewidth=1.5, label=name)
+        axes.plot(sizes, exact.information, color=colour, linewidth=1.5, label=name)
         axes.plot(sizes, formula, color=colour, linewidth=1.2, linestyle="--")
     axes.plot([], [], color="black", linestyle="--", linewidth=1.2, label="paper's formula")
     axes.set(xscale="log", xlabel=_KEPT, ylabel="nats per example", ylim=(0, None))

@@ -169,7 +169,7 @@ def _envelopes(grid: Grid) -> _Rows:
 def _information(grid: Grid) -> _Rows:
     for keep in grid.keep:
         exact = gibbs_information(grid.sizes, keep)
-        formula = paper_information(solve(grid.sizes / keep, keep).R, keep)
+        formula = paper_information(exact.R, keep)
         for row in zip(grid.sizes, exact.information, formula, exact.q, exact.R, strict=True):
             yield (keep, *row)
 
