@@ -103,6 +103,13 @@ def test_with_everything_kept_the_probe_is_of_no_matter() -> None:
     np.testing.assert_allclose(nearly.rho, found.rho[1:, 0], rtol=1e-6)
 
 
+def test_the_ends_of_the_domain_may_be_rounded() -> None:
+    found = solve(200 / 0.01 * (1 + 1e-12), [0.01 * (1 - 1e-12)], 60 * (1 + 1e-12))
+    assert found.points.keep == 0.01
+    rounded = float(solve(3, 1 + 1e-12, 20, "easy").error)
+    assert rounded == pytest.approx(float(solve(3).error), rel=1e-10)
+
+
 def test_random_examples_are_fewer_examples() -> None:
     pruned, fewer = solve(10, 0.3, 20, "random"), solve(3)
     assert float(pruned.error) == pytest.approx(float(fewer.error), rel=1e-12)

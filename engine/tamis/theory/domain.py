@@ -102,7 +102,9 @@ def as_points(
             raise UsageError(
                 "side", expected="hard, easy or random", found=str(name), do="name one of these"
             )
-    return Points(kept, share.copy(), angle.copy(), names.copy())
+    # Rounding may have carried them over an end.
+    share, angle = np.asarray(np.clip(share, *KEEP)), np.asarray(np.clip(angle, *THETA))
+    return Points(np.asarray(kept), share, angle, names.copy())
 
 
 def check_range(

@@ -75,7 +75,7 @@ def crossover(
     against: Literal["easy", "random"] = "easy",
     labels: Labels | None = None,
 ) -> _Array:
-    """alpha_tot from which on keeping the hardest is better; below it, where it is worse.
+    """alpha_tot from which on keeping the hardest is better; just below, the rival is.
 
     Args:
         keep: Shares, 0.01 to 1, exclusive: with all kept, the sides are the same.
