@@ -63,6 +63,9 @@ FLOORS = {
     "tamis.zcore": 16,
     "tamis.metrics": 18,
     "tamis.sweep": 19,
+    "tamis.theory": 19,
+    "tamis.theory.panels": 21,
+    "tamis.theory.figures": 21,
     "tamis.report": 20,
     "tamis.demo": 21,
     "tamis.benchmarks": 21,
@@ -85,7 +88,9 @@ DOORS = {
 PEERS = {"tamis.benchmarks.ffcv_writer", "tamis.benchmarks.kernels.faiss_peer"}
 BANNED = ("ray",)
 # What `tamis --help` must not wait for.
-HEAVY = ("torch", "ffcv", "faiss", "numpy", "pyarrow", "cv2", "numba", "pydantic", "matplotlib")
+HEAVY = (
+    "torch", "ffcv", "faiss", "numpy", "scipy", "pyarrow", "cv2", "numba", "pydantic", "matplotlib",
+)  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -154,6 +159,15 @@ def test_heavy_libraries_have_one_door() -> None:
 @pytest.mark.parametrize("module", ["tamis", "tamis.cli"])
 def test_importing_the_command_line_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_theory_waits_with_scipy_and_matplotlib() -> None:
+    code = (
+        "import sys, tamis.theory.figures, tamis.theory.tables, tamis.theory.planning;"
+        "print([m for m in ('scipy', 'matplotlib', 'torch', 'numba') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -175,8 +175,44 @@ def test_every_command_has_help_and_stands_in_the_readme() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     names = [info.callback.__name__ for info in app.registered_commands if info.callback]
     assert len(names) == 19
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        commands = group.typer_instance.registered_commands
+        names += [f"theory {info.callback.__name__}" for info in commands if info.callback]
+    assert len(names) == 24
     for name in names:
         assert f"tamis {name.replace('_', '-')}" in readme, name
+
+
+def test_the_theory_is_solved_simulated_tabulated_and_drawn(tmp_path: Path) -> None:
+    point = ("--alpha-tot", 4, "--keep", 0.5)
+    solved = answer("theory", "solve", *point)
+    assert solved["error"] == pytest.approx(0.1361, abs=5e-5)
+    assert {"R", "rho", "kappa"} <= solved.keys()
+    noisy = answer("theory", "solve", *point, "--label-noise", 0.2, "--check-labels")
+    assert (noisy["kappa"], noisy["checked"]) == (None, True)
+    found = answer("theory", "simulate", *point, "--trials", 10, "--dim", 100, "--seed", 1)
+    assert abs(found["error"] - solved["error"]) < 5 * found["error_se"] + 0.01
+    assert {"kappa", "solved"} <= found.keys()
+    plan = answer("theory", "plan", "--alpha-tot", 2)
+    assert (plan["side"], plan["words"][:4]) == ("easy", "With")
+    curve = answer("theory", "curve", "--sizes", "1,2", "--keep", "0.5")
+    assert [row["alpha_prune"] for row in curve["rows"]] == [1, 2]
+    table = tmp_path / "curve.csv"
+    assert tamis("theory", "curve", "--quantity", "crossover", "--out", table).returncode == 0
+    assert table.read_text().splitlines()[0] == "theta,keep,alpha_tot_easy,alpha_tot_random"
+    for command, says in (
+        (("solve", "--alpha-tot", 4, "--keep", 0.001), "keep: expected 0.01 to 1, found 0.001"),
+        (("solve", "--alpha-tot", 4, "--ridge", 1), "--ridge: expected --label-noise with it"),
+        (("solve", "--alpha-tot", 4, "--check-labels"), "--check-labels: expected --label-noise"),
+        (("simulate", "--alpha-tot", 4, "--trials", 1), "trials: expected at least 2, found 1"),
+        (("plan", "--alpha-tot", 4, "--keep", 0.5, "--tolerance", 0.1), "nothing with --keep"),
+        (("curve", "--quantity", "phase", "--side", "easy"), "--side: expected nothing for phase"),
+        (("curve", "--out", table), "pass --overwrite"),
+        (("figure", 1, "--out", tmp_path / "figure.bmp"), "name it figure.png"),
+        (("figure", 1, "--out", tmp_path / "a.png", "--no-simulation", "--dim", 9), "--dim"),
+    ):
+        assert says in refused("theory", *command)
 
 
 def test_metrics_and_recipes_are_listed() -> None:

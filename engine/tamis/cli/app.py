@@ -21,6 +21,7 @@ from tamis.cli import (
     runs,
     scores,
     scoring,
+    theory,
     training,
 )
 from tamis.errors import TamisError, WorkFailedError, first_line
@@ -75,6 +76,7 @@ for command in (
     runs.demo,
 ):
     app.command()(command)
+app.add_typer(theory.theory)
 
 
 def main() -> NoReturn:

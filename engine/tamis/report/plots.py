@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.agreement import cluster_metrics
+from tamis.report.canvas import COLOURS, GREY, new_figure
 from tamis.report.summary import AccuracyTable
 
 if TYPE_CHECKING:
@@ -15,26 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_plot", "class_keep_plot", "correlation_plot", "histogram_plot"]
 
-# Okabe & Ito's palette, readable with every kind of colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
-_GREY = "#666666"
 _LINES = {"easy": "--", "stratified": "-.", "moderate": ":"}
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=160)
 
 
 def accuracy_plot(table: AccuracyTable) -> Figure:
     """Test accuracy against keep fraction, mean and 95 % interval over the seeds."""
-    figure = _figure(7, 4.2)
+    figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     metrics = [row.metric for row in table.rows if row.metric != "random"]
-    colour = {
-        metric: _COLOURS[i % len(_COLOURS)] for i, metric in enumerate(dict.fromkeys(metrics))
-    }
+    colour = {metric: COLOURS[i % len(COLOURS)] for i, metric in enumerate(dict.fromkeys(metrics))}
     for row in table.rows:
         keeps = sorted(row.cells)
         accuracies = [row.cells[keep].accuracy for keep in keeps]
@@ -52,7 +42,7 @@ def accuracy_plot(table: AccuracyTable) -> Figure:
             capsize=2,
         )
     if table.full is not None:
-        axes.axhline(100 * table.full.mean, color=_GREY, linewidth=1, linestyle=":", label="full")
+        axes.axhline(100 * table.full.mean, color=GREY, linewidth=1, linestyle=":", label="full")
     low, high = axes.get_ylim()
     # Intervals of few seeds reach where no accuracy can be.
     axes.set_ylim(max(low, 0), min(high, 101))
@@ -68,10 +58,10 @@ def histogram_plot(scores: dict[str, NDArray[np.float32]]) -> Figure:
     """How the scores of each metric are distributed."""
     columns = min(4, len(scores))
     rows = -(-len(scores) // columns)
-    figure = _figure(2.2 * columns + 0.4, 1.7 * rows + 0.3)
+    figure = new_figure(2.2 * columns + 0.4, 1.7 * rows + 0.3)
     for number, (name, values) in enumerate(scores.items(), start=1):
         axes = figure.add_subplot(rows, columns, number)
-        axes.hist(values, bins=40, color=_COLOURS[0])
+        axes.hist(values, bins=40, color=COLOURS[0])
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.set_yticks([])
@@ -91,7 +81,7 @@ def class_keep_plot(
         keep: The keep fraction of all rows.
     """
     shown = len(classes) <= 25
-    figure = _figure(1.8 + min(10.0, 0.42 * len(classes)), 1.6 + 0.34 * len(rates))
+    figure = new_figure(1.8 + min(10.0, 0.42 * len(classes)), 1.6 + 0.34 * len(rates))
     axes = figure.add_subplot()
     grid = np.stack(list(rates.values()))
     image = axes.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=max(1e-9, grid.max()))
@@ -112,12 +102,12 @@ def correlation_plot(names: list[str], correlation: NDArray[np.float64]) -> Figu
     clusters = cluster_metrics(correlation)
     order = clusters.order
     side = 2.2 + 0.42 * len(names)
-    figure = _figure(side + 0.6, side + 0.7)
+    figure = new_figure(side + 0.6, side + 0.7)
     above, axes = figure.subplots(2, 1, height_ratios=[1, 7])
     if len(names) > 1:
         dendrogram(
             clusters.linkage, ax=above, no_labels=True, color_threshold=0,
-            above_threshold_color=_GREY,
+            above_threshold_color=GREY,
         )  # fmt: skip
     above.set_axis_off()
     image = axes.imshow(
