@@ -80,6 +80,7 @@ def test_sgd_decays_weights_and_leaves_norms_and_biases() -> None:
 def test_the_rate_of_imagenet_s_recipes_goes_with_the_batch() -> None:
     rates = [get_recipe("imagenet-rn18-16", {"batch_size": n}).peak_rate for n in (1024, 256)]
     assert rates == [0.5, 0.125]
+    assert not get_recipe("imagenet-rn18-16").nesterov  # FFCV's momentum is the plain one
     assert get_recipe("small", {"batch_size": 256}).peak_rate == 0.2
 
 
@@ -111,8 +112,11 @@ def test_images_grow_over_the_epochs_in_multiples_of_32() -> None:
     recipe = get_recipe("imagenet-rn18-16")
     sides = [recipe.side(epoch) for epoch in range(16)]
     assert sides == [160] * 12 + [192] * 4  # as FFCV's configuration gives
-    long = get_recipe("imagenet-rn50-88")
-    assert {long.side(epoch) for epoch in range(88)} == {160, 192}
+    # FFCV's configurations: the first epoch of 192 pixels.
+    for epochs, grown in ((16, 12), (24, 19), (32, 25), (40, 32), (56, 45), (88, 71)):
+        long = get_recipe(f"imagenet-rn50-{epochs}")
+        expected = [160] * grown + [192] * (epochs - grown)
+        assert [long.side(epoch) for epoch in range(epochs)] == expected
     wide = get_recipe("imagenet-rn18-16", {"start_resolution": "96"})
     assert [wide.side(epoch) for epoch in (0, 11, 12, 13, 15)] == [96, 96, 128, 192, 192]
     with pytest.raises(UsageError, match="start_resolution: expected at most 32"):

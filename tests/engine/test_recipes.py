@@ -55,7 +55,7 @@ def test_a_recipe_trains_and_tests(sample_bundle: Path, name: str) -> None:
 def test_a_batch_of_one_that_norms_cannot_take_is_explained(sample_bundle: Path) -> None:
     bundle = open_bundle(sample_bundle)
     alone = {"resolution": 8, "epochs": 1, "batch_size": bundle.n_examples - 1}
-    with pytest.raises(WorkFailedError, match="found a batch of one; pass --set batch_size="):
+    with pytest.raises(WorkFailedError, match="found a batch of one; pass another --set batch_"):
         train_on_bundle(
             bundle, bundle, get_recipe("cifar-resnet18", alone), device=torch.device("cpu")
         )

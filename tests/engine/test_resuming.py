@@ -159,8 +159,53 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_state(
 
     file = tmp_path / "c.pt"
     options = RunOptions(keeping=Keeping(file, every=0))
-    with pytest.raises(WorkFailedError, match=r"found nan in epoch 3.*the state before is in .*"):
+    message = r"found weights that are no numbers in epoch 2.*the state before is in .*c\.pt"
+    with pytest.raises(WorkFailedError, match=message):
         train_on_bundle(bundle, bundle, PLAIN, options, device=CPU, observer=Poison())
+    kept = torch.load(file, weights_only=True)["state"]
+    assert kept["epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in kept["stepping"]["network"].values())
+
+
+def test_a_stop_does_not_keep_what_is_no_number(bundle: Bundle, tmp_path: Path) -> None:
+    class Poison:
+        model: Network | None = None
+
+        def on_batch(self, *_: object) -> None:
+            if self.model is not None:
+                with torch.no_grad():
+                    self.model.head.weight[0, 0] = torch.nan
+
+        def on_epoch_end(self, epoch: int, model: Network) -> None:
+            self.model = model
+
+    batches = -(-bundle.n_examples // PLAIN.batch_size)
+    file = tmp_path / "c.pt"
+    extras = Extras(stop=StopAfter(batches + 2))
+    options = RunOptions(keeping=Keeping(file, every=0), extras=extras)
+    with pytest.raises(WorkFailedError, match="expected a finite training loss"):
+        train_on_bundle(bundle, bundle, PLAIN, options, device=CPU, observer=Poison())
+    kept = torch.load(file, weights_only=True)["state"]
+    assert (kept["epoch"], kept["in_epoch"]) == (1, 0)
+    assert torch.isfinite(kept["stepping"]["network"]["head.weight"]).all()
+
+
+def test_a_run_that_is_interrupted_while_it_is_tested_need_not_train_again(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = RunFolder(tmp_path / "run", resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("tamis.training.runs.evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_into(folder, bundle, bundle, PLAIN, RunOptions(), device=CPU)
+    kept = torch.load(folder.checkpoint, weights_only=True)["state"]
+    record = train_into(folder, bundle, bundle, PLAIN, RunOptions(), device=CPU)
+    assert kept["taken"] == record.steps
+    whole = train_on_bundle(bundle, bundle, PLAIN, device=CPU)[1]
+    assert (record.test_loss, record.epoch_losses) == (whole.test_loss, whole.epoch_losses)
 
 
 def test_too_little_memory_names_what_to_try(
@@ -220,6 +265,14 @@ def test_a_folder_holds_the_run_its_curves_and_nothing_of_the_way(
         train_into(
             replace(folder, resume=True), bundle, bundle, PLAIN, RunOptions(seed=1), device=CPU
         )
+    ids = bundle.example_ids[:100]
+    with pytest.raises(UsageError, match=r"another one: examples \w+, now \w+; name another"):
+        train_into(
+            replace(folder, resume=True), bundle, bundle, PLAIN, RunOptions(), example_ids=ids,
+            device=CPU,
+        )  # fmt: skip
+    with pytest.raises(UsageError, match="--resume, --overwrite: expected one of them"):
+        replace(folder, resume=True, overwrite=True).check()
     with pytest.raises(UsageError, match="pass --overwrite to replace it"):
         train_into(folder, bundle, bundle, PLAIN, RunOptions(), device=CPU)
 
@@ -228,31 +281,36 @@ def test_sigterm_keeps_the_run_and_the_same_command_finishes_it(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     recipe = ("--recipe", "digits", "--set", "epochs=120", "--set", "width=4")
+    code = (
+        "import tamis.cli.output as output; output._SECONDS_BETWEEN_LINES = 0;"
+        "from tamis.cli import main; main()"
+    )
     command = [
-        sys.executable, "-c", "from tamis.cli import main; main()", "train", bundle.path,
-        "--test", bundle.path, *recipe, "--json",
+        sys.executable, "-c", code, "train", bundle.path, "--test", bundle.path, *recipe, "--json",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = tmp_path / "log"
 
     def run(out: Path, *more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [str(part) for part in (*command, "--out", out, *more)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
+        with log.open("w") as errors:
+            return subprocess.Popen(
+                [str(part) for part in (*command, "--out", out, *more)],
+                stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+            )  # fmt: skip
 
     out = tmp_path / "run"
     process = run(out, "--resume")
-    while process.poll() is None and not list(out.glob("events*")):
+    while process.poll() is None and "train: " not in log.read_text():
         time.sleep(0.01)
-    time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    process.communicate(timeout=60)
+    errors = log.read_text()
     assert process.returncode == 130, errors
     assert "found SIGTERM; go on with the same command and --resume" in errors
     assert (out / "checkpoint.pt").exists()
     assert not (out / "record.json").exists()
-    refused = run(out)
-    assert "a run that was interrupted; pass --resume" in refused.communicate(timeout=60)[1]
+    run(out).communicate(timeout=60)
+    assert "a run that was interrupted; pass --resume" in log.read_text()
     found = json.loads(run(out, "--resume").communicate(timeout=60)[0])
     whole = json.loads(run(tmp_path / "whole").communicate(timeout=60)[0])
     assert found["epoch_losses"] == whole["epoch_losses"]

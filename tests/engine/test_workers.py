@@ -18,9 +18,12 @@ import torch
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.errors import UsageError
+from tamis.loaders.opening import open_loader
 from tamis.training.checkpoints import load_checkpoint
+from tamis.training.evaluation import evaluate
 from tamis.training.recipes import get_recipe
 from tamis.training.runs import loader_settings
+from tamis.training.workers import own_device
 
 CPU = torch.device("cpu")
 
@@ -50,7 +53,10 @@ class Pair:
         self._port = port
 
     def start(self, arguments: list[str], logs: Path) -> list[subprocess.Popen[bytes]]:
-        code = "from tamis.cli import main; main()"
+        code = (
+            "import tamis.cli.output as output; output._SECONDS_BETWEEN_LINES = 0;"
+            "from tamis.cli import main; main()"
+        )
         started = []
         for rank in range(2):
             where = {
@@ -113,13 +119,28 @@ def test_two_processes_take_the_steps_of_one(bundle: Path, tmp_path: Path, pair:
     assert found["test_accuracy"] == pytest.approx(right / 401)
 
 
+@pytest.mark.parametrize("recipe", ["digits", "cifar-fast"])
+def test_what_is_recorded_is_what_the_saved_network_does(
+    bundle: Path, tmp_path: Path, pair: Pair, recipe: str
+) -> None:
+    """Norms of each process see other examples; of the whitening images, one process's count."""
+    small = ("--recipe", recipe, "--set", "epochs=2", "--set", "resolution=16")
+    sizes = ("--set", "batch_size=60", "--full-examples", 401)
+    found = pair.run(command(bundle, tmp_path / "run", *small, *sizes), tmp_path)
+    opened = open_bundle(bundle)
+    loader = open_loader(opened, batch_size=100, resolution=16)
+    model = load_checkpoint(tmp_path / "run", CPU).model
+    tested = evaluate(model, loader, 10, CPU, flip=recipe == "cifar-fast")
+    assert found["test_accuracy"] == pytest.approx(tested.accuracy)
+    assert found["test_loss"] == pytest.approx(tested.loss, rel=1e-3)
+
+
 def test_dynamic_pruning_and_a_stop_are_shared(bundle: Path, tmp_path: Path, pair: Pair) -> None:
-    long = ("--set", "epochs=60", "--dynamic", 0.5, "--full-examples", 401, "--resume")
+    long = ("--set", "epochs=120", "--dynamic", 0.5, "--full-examples", 401, "--resume")
     arguments = command(bundle, tmp_path / "run", *long)
     started = pair.start(arguments, tmp_path)
-    while not list((tmp_path / "run").glob("events*")) and started[0].poll() is None:
+    while started[0].poll() is None and "train: " not in (tmp_path / "err0").read_text():
         time.sleep(0.01)
-    time.sleep(1.0)
     started[1].send_signal(signal.SIGTERM)  # one is told, both stop
     codes = [process.wait(60) for process in started]
     assert codes == [130, 130], (tmp_path / "err0").read_text()
@@ -127,8 +148,20 @@ def test_dynamic_pruning_and_a_stop_are_shared(bundle: Path, tmp_path: Path, pai
     assert kept["taken"] > 0
     found = pair.run(arguments, tmp_path)
     assert found["test_accuracy"] > 0.95
-    assert found["examples_seen"] < 60 * 401 * 0.8
-    assert len(found["epoch_losses"]) == 60
+    assert found["examples_seen"] < 120 * 401 * 0.8
+    whole = pair.run(command(bundle, tmp_path / "whole", *long), tmp_path)
+    assert found["epoch_losses"] == pytest.approx(whole["epoch_losses"], rel=1e-4)
+    assert found["examples_seen"] == whole["examples_seen"]
+
+
+def test_a_gpu_by_its_number_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="LOCAL_RANK not set; start it with torchrun"):
+        own_device(torch.device("cuda"))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(UsageError, match="found cuda:1, LOCAL_RANK 0"):
+        own_device(torch.device("cuda:1"))
+    assert own_device(CPU) == CPU
 
 
 def test_batches_that_cannot_be_shared_evenly_are_refused() -> None:

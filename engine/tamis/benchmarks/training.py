@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from tamis.arrays import to_numpy
-from tamis.benchmarks.measuring import Row, row, timed
+from tamis.benchmarks.measuring import Row, row
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.opening import open_bundle
@@ -34,7 +35,7 @@ from tamis.metrics.watching import RunWatch
 from tamis.models.network import Network
 from tamis.progress import QUIET, Progress
 from tamis.sources.opening import open_source
-from tamis.training.loop import Observer, Seeds, n_steps, train
+from tamis.training.loop import Seeds, n_steps, train
 from tamis.training.many import TrainSpec, train_many
 from tamis.training.networks import new_network
 from tamis.training.recipes import Recipe, get_recipe
@@ -59,45 +60,40 @@ def bench_training(
         progress: Told of every turn.
     """
     rows: list[Row] = []
-    with progress.task("bench training", 7 * repetitions + 2) as advance:
+    with progress.task("bench training", 6 * repetitions + 2) as advance:
         bench = _Steps(device)
-        seconds = timed(
-            {
-                "loop": bench.loop,
-                "plain": bench.plain,
-                "ready": bench.ready,
-                "watched": bench.watched,
-                "half, same steps": lambda: bench.part(0.5, "steps"),
-                "half, same epochs": lambda: bench.part(0.5, "epochs"),
-                "warm": bench.loop,
-            },
-            repetitions,
-            advance=advance,
-        )
-        rows += _step_rows(seconds)
+        steps: dict[str, list[float]] = {}
+        epochs: dict[str, list[float]] = {}
+        for _ in range(repetitions):  # in turns: a slow minute hits all alike
+            for name, run in bench.contenders.items():
+                start = time.perf_counter()
+                steps.setdefault(name, []).extend(run())
+                epochs.setdefault(name, []).append(time.perf_counter() - start)
+                advance()
+        rows += _step_rows({name: median(taken) for name, taken in steps.items()})
+        rows += _part_rows({name: median(taken) for name, taken in epochs.items()})
         with TemporaryDirectory(prefix=".tamis-bench-", dir=folder) as name:
             rows += _many(Path(name), device, advance)
     return rows
 
 
 def _step_rows(seconds: dict[str, float]) -> Iterator[Row]:
-    unit, n = "images/s", float(_EXAMPLES)
-    loop = seconds["loop"]
-    for name, peer, of, goal in (
-        ("small, one epoch", "plain torch loop", "plain", _GOAL_LOOP),
-        ("small with its loader", "batches made before", "ready", _GOAL_LOADER),
+    """Median steps of all turns, which a pause of the machine does not move."""
+    batch = float(get_recipe("small").batch_size)
+    for name, contender, peer, of, goal in (
+        ("step of small", "loop", "plain torch loop", "plain", _GOAL_LOOP),
+        ("step with its loader", "loop", "batches made before", "ready", _GOAL_LOADER),
+        ("step watched for scores", "watched", "not watched", "loop", _GOAL_HOOK),
     ):
-        yield row(name, n, unit, loop, peer=peer, peer_seconds=seconds[of], goal=goal)
-    yield row(
-        "small, watched for scores",
-        n,
-        unit,
-        seconds["watched"],
-        peer="not watched",
-        peer_seconds=seconds["warm"],
-        goal=_GOAL_HOOK,
-    )
-    # Of a subset times are compared, which are to be small.
+        yield row(
+            name, batch, "images/s", seconds[contender], peer=peer, peer_seconds=seconds[of],
+            goal=goal,
+        )  # fmt: skip
+
+
+def _part_rows(seconds: dict[str, float]) -> Iterator[Row]:
+    """Of a subset times are compared, which are to be small."""
+    loop = seconds["loop"]
     for name, most in (("half, same steps", 1.03), ("half, same epochs", 0.55)):
         taken = seconds[name]
         yield Row(f"small, {name}", taken, "s", "the whole set", loop, taken / loop, most, True)
@@ -122,35 +118,36 @@ class _Steps:
         positions = np.arange(round(share * _EXAMPLES))
         return MemoryLoader(self._images, self._settings, positions=positions)
 
-    def loop(self, loader: Loader | None = None, observer: Observer | None = None) -> None:
-        """As ``tamis train`` takes them."""
-        steps = n_steps(_EXAMPLES, _EXAMPLES, self._recipe, "steps")
-        self._train(self._loader() if loader is None else loader, steps, observer)
+    @property
+    def contenders(self) -> dict[str, Callable[[], list[float]]]:
+        """Name → an epoch, which returns the seconds of its steps."""
+        return {
+            "loop": lambda: self._train(self._loader()),
+            "plain": self._plain,
+            "ready": lambda: self._train(_Ready(self._loader(), self._batches)),
+            "watched": lambda: self._train(self._loader(), self._watch()),
+            "half, same steps": lambda: self._train(self._loader(0.5)),
+            "half, same epochs": lambda: self._train(self._loader(0.5), n_examples=_EXAMPLES // 2),
+        }
 
-    def part(self, share: float, budget: str) -> None:
-        """On a part of the set."""
-        loader = self._loader(share)
-        n = loader.n_examples if budget == "epochs" else _EXAMPLES
-        self._train(loader, n_steps(n, n, self._recipe, "steps"), None)
-
-    def ready(self) -> None:
-        """With batches that are there already."""
-        self.loop(_Ready(self._loader(), self._batches))
-
-    def watched(self) -> None:
-        """For all metrics that are read off presentations: statistics by example."""
+    def _watch(self) -> RunWatch:
+        """For metrics that are read off presentations: statistics by example."""
         shape = RunShape(_EXAMPLES, 10, 1, self._device)
         metrics = [METRICS["forgetting"], METRICS["aum"]]
-        self.loop(observer=RunWatch(metrics, self._images.example_ids, shape))
+        return RunWatch(metrics, self._images.example_ids, shape)
 
-    def _train(self, loader: Loader, steps: int, observer: Observer | None) -> None:
-        trained = train(
-            loader, self._recipe, 10, steps=steps, seeds=Seeds.from_one(0), device=self._device,
-            observer=observer,
+    def _train(
+        self, loader: Loader, watch: RunWatch | None = None, n_examples: int = _EXAMPLES
+    ) -> list[float]:
+        """As ``tamis train`` does."""
+        clock = _Clock(watch, self._device)
+        train(
+            loader, self._recipe, 10, device=self._device, seeds=Seeds.from_one(0), observer=clock,
+            steps=n_steps(n_examples, n_examples, self._recipe, "steps"),
         )  # fmt: skip
-        to_numpy(trained.model.head.weight.detach())  # waits for the device
+        return clock.seconds
 
-    def plain(self) -> None:
+    def _plain(self) -> list[float]:
         """The same network and batches by hand: what anybody would write."""
         recipe, device = self._recipe, self._device
         model = _placed(new_network(recipe, 10, 0), device)
@@ -164,7 +161,7 @@ class _Steps:
             momentum=recipe.momentum,
             nesterov=True,
         )
-        n = len(self._batches)
+        n, clock = len(self._batches), _Clock(None, device)
         for step, batch in enumerate(self._loader()):
             done = (step + 0.5) / n
             factor = done / 0.2 if done < 0.2 else (1 - done) / 0.8
@@ -176,11 +173,40 @@ class _Steps:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        to_numpy(model.head.weight.detach())
+            clock.tick()
+        return clock.seconds
 
 
 def _placed(model: Network, device: torch.device) -> Network:
     return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
+
+
+class _Clock:
+    """Seconds between steps; hands everything on to a watch."""
+
+    def __init__(self, watch: RunWatch | None, device: torch.device) -> None:
+        self._watch, self._device = watch, device
+        self.seconds: list[float] = []
+        self._last: float | None = None
+
+    def tick(self) -> None:
+        """A step is done; the first one only starts the clock."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        if self._last is not None:
+            self.seconds.append(now - self._last)
+        self._last = now
+
+    def on_batch(
+        self, epoch: int, example_ids: NDArray[np.int64], labels: Tensor, logits: Tensor
+    ) -> None:
+        if self._watch is not None:
+            self._watch.on_batch(epoch, example_ids, labels, logits)
+        self.tick()
+
+    def on_epoch_end(self, epoch: int, model: Network) -> None:
+        pass
 
 
 class _Ready(MemoryLoader):
@@ -206,7 +232,7 @@ def _many(work: Path, device: torch.device, advance: Callable[[], object]) -> It
     alone = [_process(work, device, seed) for seed in range(_RUNS)]
     end = time.perf_counter()
     advance()
-    if together != alone:
+    if device.type == "cpu" and together != alone:  # cuDNN's sums run in any order
         raise WorkFailedError(
             "bench training",
             expected="the same accuracies of runs together and alone",

@@ -125,6 +125,7 @@ def train(
         "device": own_device(resolve_device(device)),
     }
     if objective == "selfsup":
+        _refuse_several()
         _train_encoder(training, testing, chosen, encoder_epochs, out, seed, overwrite, json, how)
         return
     from tamis.training.loop import Extras
@@ -207,6 +208,19 @@ def _weights_of(network: Any) -> str | None:
     from tamis.models.weights import weights_digest
 
     return weights_digest(network) if network is not None else None
+
+
+def _refuse_several() -> None:
+    from tamis.errors import UsageError
+    from tamis.training.workers import is_one_of_several
+
+    if is_one_of_several():
+        raise UsageError(
+            "--objective selfsup",
+            expected="one process",
+            found="several",
+            do="start it without torchrun",
+        )
 
 
 def _refuse_ignored(

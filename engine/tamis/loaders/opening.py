@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Literal
@@ -24,10 +25,13 @@ BACKENDS = ("auto", "ffcv", "dali", "memory")
 
 
 def fits_in_memory(n_examples: int, resolution: int, device: torch.device) -> bool:
-    """Whether decoded images take less than a third of the free memory, of host and device."""
+    """Whether decoded images take less than a third of the free memory, of host and device.
+
+    Processes that torchrun started share the host's.
+    """
     import psutil
 
-    free: int = psutil.virtual_memory().available
+    free: int = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(device)[0])
     return n_examples * resolution * resolution * 3 < free / 3

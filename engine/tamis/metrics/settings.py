@@ -56,6 +56,7 @@ class CampaignSettings:
         for option, value in (("--models", self.models), ("--early-models", self.early_models)):
             if value is not None and value < 1:
                 raise UsageError(option, expected="at least 1", found=str(value), do="leave it out")
+        self.recipe.check_plain_images("--recipe")
         if self.seed < 0:
             raise UsageError("--seed", expected="0 or more", found=str(self.seed), do="use 0")
         if self.early_epoch is not None and not 1 <= self.early_epoch <= self.recipe.epochs:

@@ -11,11 +11,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from tamis.errors import UsageError
 from tamis.models.network import Network
 
 __all__ = ["CifarNet", "whitening_filters"]
 
 _PATCH = 2  # pixels
+_LEAST = 9  # pixels
 _EPS = 5e-4  # added to the variances of patches
 
 
@@ -49,12 +51,22 @@ class CifarNet(Network):
         n_classes: Outputs.
         width: w; 64 in the paper.
         resolution: Side of the images in pixels, at least 9.
+
+    Raises:
+        UsageError: Smaller images, of which pooling leaves nothing.
     """
 
     kind = "cifar-net"
     looks_at_images = True
 
     def __init__(self, n_classes: int, width: int, resolution: int) -> None:
+        if resolution < _LEAST:
+            raise UsageError(
+                "recipe setting resolution",
+                expected=f"{_LEAST} or more for network {self.kind}",
+                found=str(resolution),
+                do="correct it, or use another recipe",
+            )
         config = {"n_classes": n_classes, "width": width, "resolution": resolution}
         super().__init__(config, 4 * width, bias=False)
         n_filters = 6 * _PATCH**2

@@ -44,13 +44,13 @@ def write_run(out: Path, record: RunRecord | SelfsupRecord, model: Network) -> N
     """Write ``record.json`` and ``model.pt`` (weights and architecture) into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     objective: Objective = "selfsup" if isinstance(record, SelfsupRecord) else "supervised"
-    recipe = record.recipe
+    recipe, tested = record.recipe, objective == "supervised"  # encoders are probed as trained
     content = {
         "config": model.config,
         "state": model.state_dict(),
         "objective": objective,
-        "resolution": recipe["test_resolution"] or recipe["resolution"],
-        "center_ratio": recipe["center_ratio"],
+        "resolution": (tested and recipe["test_resolution"]) or recipe["resolution"],
+        "center_ratio": recipe["center_ratio"] if tested else 1.0,
     }
     with atomic_path(out / "model.pt", overwrite=True) as partial:
         torch.save(content, partial)

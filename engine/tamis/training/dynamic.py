@@ -105,13 +105,15 @@ class DynamicPruning:
             example_ids: (b,) int64.
             losses: (b,) float32 on the device.
         """
-        at = torch.from_numpy(np.searchsorted(self._ids, example_ids)).to(losses.device)
+        at = torch.from_numpy(np.searchsorted(self._ids, example_ids))
+        at = at.to(losses.device, non_blocking=True)
         self._losses[at] = losses.detach()
         self._fresh[at] = True
         return losses * self._weights[at]
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
+        """For checkpoints; called in all processes."""
+        self._share()
         return {"losses": self._losses, "weights": self._weights, "fresh": self._fresh}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tamis.errors import InterruptedRunError
 from tamis.training.workers import Workers
 
-__all__ = ["NEVER", "StopRequest", "stop_requests"]
+__all__ = ["NEVER", "StopRequest"]
 
 _AGREE_EVERY = 16  # steps, of several processes that have to stop after the same one
 
@@ -26,6 +26,29 @@ class StopRequest:
     def __init__(self, *, armed: bool = True) -> None:
         self._armed, self._steps = armed, 0
         self.name: str | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM and Ctrl-C as requests; a second Ctrl-C interrupts at once.
+
+        Outside the main thread, which alone gets signals, nothing changes.
+        """
+        if not self._armed or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.name is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
 
     def asked(self, workers: Workers) -> bool:
         """Asked after each step; the same in all processes."""
@@ -54,24 +77,3 @@ class StopRequest:
 
 NEVER = StopRequest(armed=False)
 """Of trainings that are not kept."""
-
-
-@contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Take SIGTERM and Ctrl-C as requests; a second Ctrl-C interrupts at once."""
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-
-    def note(number: int, frame: object) -> None:
-        if request.name is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        request.name = signal.Signals(number).name
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

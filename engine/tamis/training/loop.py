@@ -221,7 +221,8 @@ def train(
     extras = extras or Extras()
     model = extras.start if extras.start is not None else new_network(recipe, n_classes, seeds.init)
     run = _Run(loader, recipe, steps, device, model, extras)
-    with progress.task(label, steps if stop_after is None else stop_after * len(loader)) as advance:
+    total = steps if stop_after is None else stop_after * len(loader)
+    with extras.stop.listening(), progress.task(label, total) as advance:
         advance(run.begin())
         for epoch, batch in run.batches(stop_after):
             if batch is None:
@@ -258,18 +259,22 @@ class _Run:
         self._in_epoch = 0
         self._losses = _EpochLosses(extras.workers)
         self._start, self._before = time.perf_counter(), 0.0
+        self._compiled_before = 0.0
         self._step_seconds: list[float] = []
 
     def begin(self) -> int:
         """Prepare the network, or go on from where an earlier process was; steps done."""
         file = self._extras.file
         state = file.load(self._device) if file is not None else None
+        self._agree_on(state)
         if state is None:
             self._prepare()
             return 0
         self.stepping.load_state_dict(state["stepping"])
-        self._epoch, self._taken, self._seen = state["epoch"], state["taken"], state["seen"]
+        self._epoch, self._taken = state["epoch"], state["taken"]
+        self._seen = state["seen"] if self._extras.workers.writes else 0
         self._in_epoch, self._before = state["in_epoch"], state["seconds"]
+        self._compiled_before = state["compile_seconds"]
         self._losses.load_state_dict(state["losses"])
         if self._dynamic is not None:
             self._dynamic.load_state_dict(state["dynamic"])
@@ -278,6 +283,20 @@ class _Run:
         if self._in_epoch:
             self._loader.load_state_dict(state["loader"])
         return self._taken
+
+    def _agree_on(self, state: dict[str, Any] | None) -> None:
+        """Processes go on from the same place, or all begin."""
+        workers = self._extras.workers
+        if workers.size == 1:
+            return
+        own = float(state["taken"]) if state is not None else -1.0
+        if float(workers.sum(workers.tensor(own))) != own * workers.size:
+            raise UsageError(
+                "--resume",
+                expected="one --out folder that all processes see",
+                found="different states in theirs",
+                do="put it on storage that they share",
+            )
 
     def _prepare(self) -> None:
         """Show the network some images of the set, if it wants to see any."""
@@ -319,11 +338,12 @@ class _Run:
                     found="none",
                     do="run: tamis verify --deep on the bundle",
                 )
-            self._losses.close(self._recipe, self._epoch, self._extras.file)
-            self._report(began, seen)
+            self._check_finite()
+            self._losses.close()
             yield self._epoch, None
             self._epoch, self._in_epoch = self._epoch + 1, 0
             self._keep()
+            self._report(began, seen)
 
     def step(self, batch: Batch) -> Tensor:
         """Take one step; the batch's logits, detached."""
@@ -339,28 +359,49 @@ class _Run:
         return logits
 
     def finished(self) -> Trained:
-        """What came of it."""
+        """What came of it; kept, so that whoever is interrupted while testing need not train."""
         seconds = self._before + time.perf_counter() - self._start
-        compiling = 0.0
-        if self.stepping.compiled and len(self._step_seconds) == 2:
-            compiling = max(0.0, self._step_seconds[0] - self._step_seconds[1])
-        workers = self._extras.workers
-        seen = int(workers.sum(workers.tensor(self._seen))) if workers.size > 1 else self._seen
+        self._keep(now=True)
         return Trained(
             self.stepping.result(),
             self._taken,
-            seen,
+            self._seen_by_all(),
             seconds,
             tuple(self._losses.means),
-            compiling,
+            self._compile_seconds,
         )
+
+    @property
+    def _compile_seconds(self) -> float:
+        own = 0.0
+        if self.stepping.compiled and len(self._step_seconds) == 2:
+            own = max(0.0, self._step_seconds[0] - self._step_seconds[1])
+        return self._compiled_before + own
 
     def _report(self, began: float, seen: int) -> None:
         report = self._extras.report
         if report is not None:
             speed = (self._seen - seen) / (time.perf_counter() - began)
             loss = self._losses.means[-1]
-            report(EpochReport(self._epoch, loss, self.stepping.rate, speed))
+            report(EpochReport(self._epoch - 1, loss, self.stepping.rate, speed))
+
+    def _seen_by_all(self) -> int:
+        workers = self._extras.workers
+        return int(workers.sum(workers.tensor(self._seen))) if workers.size > 1 else self._seen
+
+    def _check_finite(self) -> None:
+        """Never keep, and never hand out, what is no number; one wait for the device."""
+        loss, recipe = self._losses.mean(), self._recipe
+        if math.isfinite(loss) and self.stepping.is_finite():
+            return
+        found = f"{loss}" if not math.isfinite(loss) else "weights that are no numbers"
+        kept = self._extras.file.kept_text() if self._extras.file is not None else ""
+        raise WorkFailedError(
+            f"recipe {recipe.name}",
+            expected="a finite training loss",
+            found=f"{found} in epoch {self._epoch + (self._in_epoch > 0)}",
+            do=f"lower the rate, e.g. --set learning_rate={recipe.learning_rate / 4:g}{kept}",
+        )
 
     def _is_over(self) -> bool:
         """Whether the steps are used up; of dynamic epochs, the share of them."""
@@ -382,6 +423,7 @@ class _Run:
         file = self._extras.file
         if file is None or not (now or file.is_due(self._extras.workers)):
             return
+        self._check_finite()
         file.save(self._state(), self._device, self._extras.workers)
 
     def _state(self) -> dict[str, Any]:
@@ -390,8 +432,9 @@ class _Run:
             "epoch": self._epoch,
             "in_epoch": self._in_epoch,
             "taken": self._taken,
-            "seen": self._seen,
+            "seen": self._seen_by_all(),
             "seconds": self._before + time.perf_counter() - self._start,
+            "compile_seconds": self._compile_seconds,
             "losses": self._losses.state_dict(),
             "loader": self._loader.state_dict(),  # the same of all shards
             "dynamic": self._dynamic.state_dict() if self._dynamic is not None else None,
@@ -410,26 +453,28 @@ class _EpochLosses:
     def add(self, total: Tensor, count: int) -> None:
         self._sum, self._count = self._sum + total, self._count + count
 
-    def close(self, recipe: Recipe, epoch: int, file: ProgressFile | None) -> None:
-        total, count = (
-            float(self._workers.sum(self._workers.tensor(float(part))))
-            for part in (self._sum, self._count)
-        )
-        mean = total / count
-        if not math.isfinite(mean):
-            kept = file.kept_text() if file is not None else ""
-            raise WorkFailedError(
-                f"recipe {recipe.name}",
-                expected="a finite training loss",
-                found=f"{mean} in epoch {epoch + 1}",
-                do=f"lower the rate, e.g. --set learning_rate={recipe.learning_rate / 4:g}{kept}",
-            )
-        self.means.append(mean)
+    def mean(self) -> float:
+        """Of the epoch so far, by all processes; 0 where nothing was shown."""
+        total, count = self._totals()
+        return total / count if count else 0.0
+
+    def _totals(self) -> tuple[float, float]:
+        both = (float(self._sum), float(self._count))
+        if self._workers.size == 1:
+            return both
+        total, count = (float(self._workers.sum(self._workers.tensor(part))) for part in both)
+        return total, count
+
+    def close(self) -> None:
+        """End the epoch."""
+        self.means.append(self.mean())
         self._sum, self._count = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"means": self.means, "sum": float(self._sum), "count": self._count}
+        total, count = self._totals()
+        return {"means": self.means, "sum": total, "count": count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.means = list(state["means"])
-        self._sum, self._count = state["sum"], state["count"]
+        if self._workers.writes:  # what all have met counts once
+            self._sum, self._count = state["sum"], int(state["count"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,7 @@ from tamis.training.runs import (
     EVALUATION_BATCH,
     RunOptions,
     check_same_classes,
+    full_options,
     loader_settings,
     run_training,
     train_on_bundle,
@@ -37,7 +39,7 @@ class TrainSpec:
     Attributes:
         recipe: What to train and how.
         example_ids: (k,) int64, train on these only; None for all.
-        options: See :class:`RunOptions`.
+        options: See :class:`RunOptions`; one process.
     """
 
     recipe: Recipe
@@ -77,6 +79,7 @@ class Trainer:
         self._workers, self._progress = workers, progress
         self._sets: dict[tuple[str, int, float], ImageSet] = {}
         self._networks = NetworkCache()
+        self._fits: dict[int, bool] = {}
 
     def run(
         self, spec: TrainSpec, *, observer: Observer | None = None, label: str = "train"
@@ -91,6 +94,7 @@ class Trainer:
         Raises:
             As :func:`tamis.training.runs.train_on_bundle`.
         """
+        start = time.perf_counter()
         recipe, (training, testing) = spec.recipe, self._bundles
         if self._has_to_stream(recipe):
             extras = replace(spec.options.extras, networks=self._networks)
@@ -108,11 +112,9 @@ class Trainer:
         settings = loader_settings(recipe, spec.options.seed)
         positions = None if spec.example_ids is None else training.positions(spec.example_ids)
         test_settings = LoaderSettings(EVALUATION_BATCH, recipe.test_side)
-        full = spec.options.full_examples
-        if full is None:
-            ancestor = training.manifest.full_examples if training.manifest else None
-            full = ancestor or training.n_examples
-        extras = replace(spec.options.extras, networks=self._networks)
+        ids = training.example_ids if spec.example_ids is None else spec.example_ids
+        options = full_options(spec.options, training, ids)
+        options = replace(options, extras=replace(options.extras, networks=self._networks))
         return run_training(
             MemoryLoader(images, settings, positions=positions, workers=self._workers),
             MemoryLoader(
@@ -121,12 +123,13 @@ class Trainer:
                 workers=self._workers,
             ),
             recipe,
-            replace(spec.options, full_examples=full, extras=extras),
+            options,
             n_classes=max(training.n_classes, testing.n_classes),
-            example_ids=images.example_ids if positions is None else images.example_ids[positions],
+            example_ids=ids,
             device=self._device,
             train_digest=training.digest,
             test_digest=testing.digest,
+            setup_seconds=time.perf_counter() - start,
             observer=observer,
             progress=self._progress,
             label=label,
@@ -134,9 +137,11 @@ class Trainer:
 
     def _has_to_stream(self, recipe: Recipe) -> bool:
         """Of images that grow or are cut at random the whole is needed, again and again."""
-        n = sum(bundle.n_examples for bundle in self._bundles)
-        fits = choose_backend(n, recipe.resolution, self._device) == "memory"
-        return bool(recipe.start_resolution) or recipe.random_crop or not fits
+        side = max(recipe.resolution, recipe.test_side)
+        if side not in self._fits:  # asked once: later the sets themselves take the room
+            n = sum(bundle.n_examples for bundle in self._bundles)
+            self._fits[side] = choose_backend(n, side, self._device) == "memory"
+        return bool(recipe.start_resolution) or recipe.random_crop or not self._fits[side]
 
     def _images(self, bundle: Bundle, side: int, center_ratio: float = 1.0) -> ImageSet:
         key = (bundle.digest, side, center_ratio)

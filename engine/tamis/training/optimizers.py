@@ -143,7 +143,10 @@ def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": [p for p in trained if p.ndim <= 1]},
     ]
     return torch.optim.SGD(
-        groups, lr=recipe.peak_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+        groups,
+        lr=recipe.peak_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
     )
 
 

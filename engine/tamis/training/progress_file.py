@@ -77,7 +77,7 @@ class ProgressFile:
             )
         generators = state.pop("random")
         torch.set_rng_state(generators["cpu"].cpu())
-        if device.type == "cuda":
+        if device.type == "cuda" and generators["cuda"] is not None:
             torch.cuda.set_rng_state(generators["cuda"].cpu(), device)
         return dict(state)
 
@@ -107,7 +107,3 @@ class ProgressFile:
         if not self.path.exists():
             return ""
         return f"; the state before is in {self.path}"
-
-    def remove(self) -> None:
-        """Forget it: the run is finished."""
-        self.path.unlink(missing_ok=True)

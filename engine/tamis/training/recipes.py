@@ -60,9 +60,10 @@ class Recipe:
         schedule: Of the rate. ``triangle``: up over the warm-up, then down to zero; ``linear``:
             down to zero; ``steps``: a fifth after 30, 60 and 80 % (200 epochs: 60, 120, 160).
         warmup: Share of the steps in which a triangle rises.
-        optimizer: ``sgd`` with Nesterov momentum, or ``muon`` for convolutions and SGD for the
+        optimizer: ``sgd`` with momentum, or ``muon`` for convolutions and SGD for the
             rest; see :mod:`tamis.training.optimizers`.
-        momentum: Nesterov's.
+        momentum: Of the optimizer.
+        nesterov: Nesterov's momentum rather than the plain one; Muon's always is.
         weight_decay: On convolution and linear weights; none on norms and biases. With ``muon``:
             the share that a weight loses at the peak rate, of all but convolutions.
         head_rate: With ``muon``: the head's rate.
@@ -97,6 +98,7 @@ class Recipe:
     warmup: float = 0.2
     optimizer: str = "sgd"
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     head_rate: float = 0.0
     norm_rate: float = 0.0
@@ -149,10 +151,28 @@ class Recipe:
         """Side of the test images in pixels."""
         return self.test_resolution or self.resolution
 
+    def check_plain_images(self, option: str) -> None:
+        """Refuse a recipe whose images only ``tamis train`` shows as it says.
+
+        Args:
+            option: What chose the recipe.
+
+        Raises:
+            UsageError: Images that grow, random parts, or test images of another size.
+        """
+        if self.start_resolution or self.random_crop or self.test_resolution:
+            raise UsageError(
+                option,
+                expected="a recipe whose images are of one size and whole, to score or embed",
+                found=self.name,
+                do="use another one, or embed with --encoder and score from embeddings",
+            )
+
     def side(self, epoch: int) -> int:
         """Side of the training images in an epoch, in pixels."""
         start, end = self.start_resolution or self.resolution, self.resolution
-        first, last = self.ramp_start * self.epochs, self.ramp_end * self.epochs
+        # Rounded: shares of epochs are to give back whole ones.
+        first, last = (round(s * self.epochs, 9) for s in (self.ramp_start, self.ramp_end))
         if epoch >= last:
             return end
         if epoch <= first:
@@ -167,16 +187,21 @@ def _wrong(name: str, expected: str, found: object) -> UsageError:
     )
 
 
+# Epochs → those between which images grow.
+_RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 48), 88: (65, 76)}
+
+
 def _imagenet(depth: int, epochs: int) -> Recipe:
     """FFCV's rn18 and rn50 (Leclerc et al. 2023), which were tuned at 16 to 88 epochs."""
     rate, decay = (0.5, 5e-5) if depth == 18 else (0.425, 1e-4)
+    first, last = _RAMPS[epochs]
     return Recipe(
         f"imagenet-rn{depth}-{epochs}",
         f"resnet{depth}",
         resolution=192,
         start_resolution=160,
-        ramp_start=11 / 16,
-        ramp_end=13 / 16,
+        ramp_start=first / epochs,
+        ramp_end=last / epochs,
         test_resolution=256,
         center_ratio=224 / 256,
         epochs=epochs,
@@ -184,6 +209,7 @@ def _imagenet(depth: int, epochs: int) -> Recipe:
         learning_rate=rate,
         rate_batch=1024,
         warmup=2 / epochs,
+        nesterov=False,
         weight_decay=decay,
         label_smoothing=0.1,
         random_crop=True,
@@ -219,7 +245,7 @@ RECIPES = {
             "cifar-resnet18", "resnet18-cifar", 32, epochs=200, batch_size=128,
             learning_rate=0.1, schedule="steps", translate=4, compile=True,
         ),
-        *(_imagenet(depth, epochs) for depth in (18, 50) for epochs in (16, 24, 32, 40, 56, 88)),
+        *(_imagenet(depth, epochs) for depth in (18, 50) for epochs in _RAMPS),
     )
 }  # fmt: skip
 

@@ -38,6 +38,9 @@ class RunRecord:
         energy_joules: Of this process's GPU in the training loop, as NVML counts it, without what
             came before an interruption; None where it does not count.
         n_examples: Examples trained on.
+        examples_digest: Hash of the ids that were asked for, damaged ones included.
+        n_classes: Outputs of the network.
+        accumulate: Parts of each batch that went through the network one after the other.
         full_examples: Examples of the full set that they are a part of.
         budget: The compute protocol, "steps" or "epochs".
         seed: Of order, augmentation and initialisation.
@@ -68,6 +71,9 @@ class RunRecord:
     images_per_second: float
     energy_joules: float | None
     n_examples: int
+    examples_digest: str
+    n_classes: int
+    accumulate: int
     full_examples: int
     budget: Budget
     seed: int

@@ -28,11 +28,17 @@ from tamis.loaders.batch import Skipped
 from tamis.loaders.settings import OnError
 from tamis.progress import QUIET, Progress
 from tamis.training.checkpoints import write_run
-from tamis.training.interrupting import stop_requests
+from tamis.training.interrupting import StopRequest
 from tamis.training.loop import EpochReport
 from tamis.training.recipes import Recipe
 from tamis.training.records import RunRecord
-from tamis.training.runs import Keeping, RunOptions, teacher_facts, train_on_bundle
+from tamis.training.runs import (
+    Keeping,
+    RunOptions,
+    ids_digest,
+    teacher_facts,
+    train_on_bundle,
+)
 from tamis.training.tracking import Track, open_tracks
 
 __all__ = ["RunFolder", "train_into"]
@@ -65,9 +71,16 @@ class RunFolder:
         """Refuse a folder that holds another run.
 
         Raises:
-            UsageError: It does, and is neither to be gone on with nor to be replaced; or there is
-                no folder to make it in.
+            UsageError: It does, and is neither to be gone on with nor to be replaced, or both; or
+                there is no folder to make it in.
         """
+        if self.resume and self.overwrite:
+            raise UsageError(
+                "--resume, --overwrite",
+                expected="one of them",
+                found="both",
+                do="--resume goes on with what is there, --overwrite begins anew",
+            )
         if not self.path.is_dir():
             refuse_existing(self.path, False)
             return
@@ -112,8 +125,8 @@ def train_into(
     folder.check()
     workers = options.extras.workers
     if folder.resume and not folder.checkpoint.exists():
-        n_examples = training.n_examples if example_ids is None else len(example_ids)
-        finished = _finished(folder.path, training, n_examples, recipe, options)
+        ids = training.example_ids if example_ids is None else example_ids
+        finished = _finished(folder.path, training, testing, ids, recipe, options)
         if finished is not None:
             return finished
     if folder.overwrite and workers.writes:
@@ -127,7 +140,6 @@ def train_into(
                 stack.callback(track.close)
                 curves.tracks.append(track)
         curves.settings(recipe, training, options)
-        stop = stack.enter_context(stop_requests())
         trained, record = train_on_bundle(
             training,
             testing,
@@ -135,7 +147,7 @@ def train_into(
             replace(
                 options,
                 keeping=Keeping(folder.checkpoint, resume=folder.resume, every=folder.every),
-                extras=replace(options.extras, stop=stop, report=curves.epoch),
+                extras=replace(options.extras, stop=StopRequest(), report=curves.epoch),
             ),
             example_ids=example_ids,
             loader=loader,
@@ -186,7 +198,12 @@ class _Curves:
 
 
 def _finished(
-    path: Path, training: Bundle, n_examples: int, recipe: Recipe, options: RunOptions
+    path: Path,
+    training: Bundle,
+    testing: Bundle,
+    ids: NDArray[np.int64],
+    recipe: Recipe,
+    options: RunOptions,
 ) -> RunRecord | None:
     """The record of a run that has nothing left to do; None where there is no record."""
     file = path / "record.json"
@@ -206,8 +223,9 @@ def _finished(
     kept = {
         "recipe": (record.recipe_digest, recipe.digest),
         "bundle": (record.train_digest, training.digest),
-        # Of how many, it does not say where some were damaged.
-        "examples": (record.n_examples if not record.skipped else n_examples, n_examples),
+        "test bundle": (record.test_digest, testing.digest),
+        "examples": (record.examples_digest, ids_digest(ids)),
+        "full examples": (record.full_examples, options.full_examples or record.full_examples),
         "seed": (record.seed, options.seed),
         "budget": (record.budget, options.budget),
         "dynamic": (record.dynamic, options.dynamic),

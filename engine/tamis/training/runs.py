@@ -43,6 +43,8 @@ __all__ = [
     "Keeping",
     "RunOptions",
     "check_same_classes",
+    "full_options",
+    "ids_digest",
     "loader_settings",
     "run_training",
     "teacher_facts",
@@ -57,7 +59,7 @@ class Keeping:
     """Where a run is kept while it is under way.
 
     Attributes:
-        path: The file; removed when the run is recorded.
+        path: The file; whoever records the run removes it.
         resume: Go on from it, where it is there.
         every: Seconds between two writings.
     """
@@ -148,8 +150,8 @@ def run_training(
     assert options.full_examples is not None
     extras, workers = options.extras, options.extras.workers
     seeds = Seeds.from_one(options.seed)
-    n = len(example_ids)
-    steps = n_steps(n, options.full_examples, recipe, options.budget)
+    shown = _without_skipped(example_ids, train_loader)  # as far as decoding has found them
+    steps = n_steps(len(shown), options.full_examples, recipe, options.budget)
     file = None
     if options.keeping is not None:
         identity = _identity(recipe, options, example_ids, steps, train_digest)
@@ -157,7 +159,7 @@ def run_training(
         file = ProgressFile(keeping.path, identity, resume=keeping.resume, every=keeping.every)
     dynamic = None
     if options.dynamic:
-        dynamic = DynamicPruning(example_ids, options.dynamic, seeds.order, device, workers)
+        dynamic = DynamicPruning(shown, options.dynamic, seeds.order, device, workers)
     before = energy_joules(device)
     trained = train(
         train_loader,
@@ -191,6 +193,9 @@ def run_training(
         images_per_second=trained.examples_seen / (trained.seconds - trained.compile_seconds),
         energy_joules=after - before if after is not None and before is not None else None,
         n_examples=len(_without_skipped(example_ids, train_loader)),
+        examples_digest=ids_digest(example_ids),
+        n_classes=n_classes,
+        accumulate=extras.accumulate,
         full_examples=options.full_examples,
         budget=options.budget,
         seed=options.seed,
@@ -213,6 +218,11 @@ def _without_skipped(ids: NDArray[np.int64], loader: Loader) -> NDArray[np.int64
     return ids[~np.isin(ids, [one.example_id for one in loader.skipped])]
 
 
+def ids_digest(example_ids: NDArray[np.int64]) -> str:
+    """Hash of a set of ids, whatever their order."""
+    return hashlib.sha256(np.sort(example_ids).tobytes()).hexdigest()[:16]
+
+
 def _identity(
     recipe: Recipe,
     options: RunOptions,
@@ -224,7 +234,7 @@ def _identity(
     return {
         "recipe": recipe.digest,
         "bundle": train_digest,
-        "examples": hashlib.sha256(np.sort(example_ids).tobytes()).hexdigest()[:16],
+        "examples": ids_digest(example_ids),
         "steps": steps,
         "seed": options.seed,
         "dynamic": options.dynamic,
@@ -312,8 +322,15 @@ def train_on_bundle(
     start, options = time.perf_counter(), options or RunOptions()
     check_same_classes(training.classes, testing.classes)
     ids = training.example_ids if example_ids is None else example_ids
-    options = _with_full_examples(options, training, len(ids))
+    options = full_options(options, training, ids)
     workers = options.extras.workers
+    if workers.size > 1 and on_error == "skip":
+        raise UsageError(
+            "--on-error skip",
+            expected="one process, which knows of all damage",
+            found=f"{workers.size}",
+            do="cut the damaged examples out first (tamis score --on-error skip, tamis cut)",
+        )
     shard = (workers.rank, workers.size)
     if loader == "auto" and recipe.random_crop:
         loader = choose_streaming(device)
@@ -349,7 +366,7 @@ def train_on_bundle(
         recipe,
         options,
         n_classes=max(training.n_classes, testing.n_classes),
-        example_ids=_without_skipped(ids, own),  # as far as decoding into memory has found them
+        example_ids=ids,
         device=device,
         train_digest=training.digest,
         test_digest=testing.digest,
@@ -359,8 +376,27 @@ def train_on_bundle(
     )
 
 
-def _with_full_examples(options: RunOptions, training: Bundle, n_kept: int) -> RunOptions:
-    full = options.full_examples
+def full_options(
+    options: RunOptions, training: Bundle, example_ids: NDArray[np.int64]
+) -> RunOptions:
+    """Options that say how large the full set is.
+
+    Args:
+        options: Of a run.
+        training: What is trained on.
+        example_ids: (k,) int64, those of its examples.
+
+    Raises:
+        UsageError: A full set smaller than its part, or an id twice.
+    """
+    full, n_kept = options.full_examples, len(example_ids)
+    if len(np.unique(example_ids)) < n_kept:
+        raise UsageError(
+            "selection",
+            expected="each id once",
+            found=f"{n_kept - len(np.unique(example_ids))} repeated",
+            do="leave the repeated ones out",
+        )
     if full is not None and full < n_kept:
         raise UsageError(
             "--full-examples",

@@ -99,6 +99,7 @@ def train_encoder_on_bundle(
     """
     start = time.perf_counter()
     check_same_classes(training.classes, testing.classes)
+    recipe.check_plain_images("--recipe")
 
     def opened(bundle: Bundle, batch_size: int, **options: Any) -> Loader:
         return open_loader(

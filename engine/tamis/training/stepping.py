@@ -41,6 +41,7 @@ class NetworkCache:
             own = _on_device(network, device)
             self._kept[key] = own, _compiled(Forward(own, device))
         own, forward = self._kept[key]
+        own.zero_grad(set_to_none=True)  # of a run that failed in the middle of a step
         own.load_state_dict(network.state_dict())
         return own.train(), forward
 
@@ -119,18 +120,20 @@ class Stepping:
                 f"recipe {self._recipe.name}",
                 expected="batches of several examples, whose statistics its norms take",
                 found="a batch of one",
-                do=f"pass --set batch_size={self._recipe.batch_size + 1}",
+                do="pass another --set batch_size=…, or a smaller --accumulate",
             ) from error
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            raise self._too_large(len(batch.labels)) from error
+            raise self._too_large(len(batch.labels), batch.images.shape[2]) from error
 
     def _step(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor, int]:
         images = batch.images.to(self._device, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
         n = len(labels)
-        whole = self._workers.sum(self._workers.tensor(float(n))) if self._workers.size > 1 else n
+        whole: Tensor | int = n
+        if self._workers.size > 1:
+            whole = self._workers.sum(self._workers.tensor(float(n))).float()
         self._optimizers.set_progress(progress)
         found, total = [], torch.zeros((), device=self._device)
         n_parts = min(self._extras.accumulate, n)
@@ -170,6 +173,13 @@ class Stepping:
             else:
                 self._average[name].copy_(value)
 
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers; the same in all processes that share them."""
+        total = torch.zeros((), device=self._device)
+        for weight in self.network.parameters():
+            total = total + weight.detach().sum() * 0
+        return bool(total == 0)
+
     def result(self) -> Network:
         """The trained network in evaluation mode; its own, whatever is trained next."""
         network = self.network
@@ -178,6 +188,8 @@ class Stepping:
             network.load_state_dict(self.network.state_dict())
         if self._average is not None:
             network.load_state_dict(self._average)
+        # Norms of each process have seen their own last part: what is tested is what is saved.
+        self._workers.share(network)
         return network.eval()
 
     def state_dict(self) -> dict[str, Any]:
@@ -194,14 +206,14 @@ class Stepping:
         self._optimizers.load_state_dict(state["optimizers"])
         self._average = state["average"]
 
-    def _too_large(self, n: int) -> WorkFailedError:
+    def _too_large(self, n: int, side: int) -> WorkFailedError:
         recipe, parts = self._recipe, 2 * self._extras.accumulate
-        size = f"{n} images of {recipe.resolution} pixels"
+        size = f"{n} images of {side} pixels"
         return WorkFailedError(
             f"recipe {recipe.name}",
             expected=f"room on {self._device} for a step of {size}",
             found="too little memory",
-            do=f"pass --accumulate {parts}, which gives the same steps in parts of"
+            do=f"pass --accumulate {parts}, which takes the same steps in parts of"
             f" {-(-n // parts)} images, or --set batch_size={recipe.batch_size // 2}",
         )
 

@@ -97,7 +97,7 @@ def _open_mlflow(out: Path, name: str) -> Track:
 
 class _MLflow:
     def __init__(self, client: Any, name: str) -> None:
-        self._client = client
+        self._client, self._lost = client, False
         found = client.get_experiment_by_name("tamis")
         experiment = found.experiment_id if found else client.create_experiment("tamis")
         self._run = client.create_run(experiment, run_name=name).info.run_id
@@ -107,7 +107,14 @@ class _MLflow:
             self._client.log_param(self._run, key, value)
 
     def number(self, name: str, value: float, step: int) -> None:
-        self._client.log_metric(self._run, name, value, step=step)
+        if self._lost:
+            return
+        try:
+            self._client.log_metric(self._run, name, value, step=step)
+        except Exception as error:  # hours of training do not end for a server that went away
+            self._lost = True
+            warnings.warn(f"MLflow is told no more: {first_line(error)}", stacklevel=2)
 
     def close(self) -> None:
-        self._client.set_terminated(self._run)
+        if not self._lost:
+            self._client.set_terminated(self._run)

@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 
 from tamis.errors import UsageError
 
-__all__ = ["Workers", "joined_workers", "own_device"]
+__all__ = ["Workers", "is_one_of_several", "joined_workers", "own_device"]
 
 
 _CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ class Workers:
 
     def tensor(self, value: float) -> Tensor:
         """A number where they exchange numbers."""
-        return torch.tensor(value, dtype=torch.float64, device=self.device)
+        return torch.full((), value, dtype=torch.float64, device=self.device)
 
     def share(self, module: nn.Module) -> None:
         """Give all processes the first one's weights and buffers."""
@@ -90,15 +90,30 @@ def joined_workers(device: torch.device) -> Iterator[Workers]:
         distributed.destroy_process_group()
 
 
+def is_one_of_several() -> bool:
+    """Whether torchrun started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def own_device(device: torch.device) -> torch.device:
     """This process's GPU: that of its place on its machine.
 
+    Args:
+        device: What was asked for; not one GPU by its number, where there are several processes.
+
     Raises:
-        UsageError: More processes than GPUs.
+        UsageError: It is; or more processes than GPUs, or nobody says which place this one has.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+    if device.type != "cuda" or not is_one_of_several():
         return device
+    if "LOCAL_RANK" not in os.environ or (device.index or 0) > 0:
+        raise UsageError(
+            "--device",
+            expected="cuda or auto, and LOCAL_RANK, which torchrun sets",
+            found=f"{device}, LOCAL_RANK {os.environ.get('LOCAL_RANK', 'not set')}",
+            do="start it with torchrun, without --device",
+        )
+    local = int(os.environ["LOCAL_RANK"])
     n_gpus = torch.cuda.device_count()
     if local >= n_gpus:
         raise UsageError(
