@@ -54,6 +54,7 @@ FLOORS = {
     "tamis.loaders": 13,
     "tamis.inference": 14,
     "tamis.training": 15,
+    "tamis.training.starting": 17,
     "tamis.agreement": 16,
     "tamis.encoders": 16,
     "tamis.encoders.embedding_file": 13,

@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from tamis.bundles.opening import open_bundle
-from tamis.errors import WorkFailedError
+from tamis.errors import BundleError, UsageError, WorkFailedError
+from tamis.models.resnet_body import ResNetBody, standard_blocks
+from tamis.training.checkpoints import load_checkpoint
+from tamis.training.loop import Extras
 from tamis.training.recipes import RECIPES, get_recipe
+from tamis.training.run_folder import RunFolder, train_into
 from tamis.training.runs import RunOptions, train_on_bundle
+from tamis.training.starting import network_from_encoder
 
 # Of a family that differs in its epochs alone, one stands for all.
 FAMILIES = (
@@ -34,8 +39,8 @@ TINY: dict[str, dict[str, Any]] = {
 
 def test_the_families_are_all_there_is() -> None:
     assert {name.removesuffix(f"-{RECIPES[name].epochs}") for name in RECIPES} == {
-        name.removesuffix("-16") for name in FAMILIES
-    }
+        "finetune", *(name.removesuffix("-16") for name in FAMILIES)
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -59,3 +64,37 @@ def test_a_batch_of_one_that_norms_cannot_take_is_explained(sample_bundle: Path)
         train_on_bundle(
             bundle, bundle, get_recipe("cifar-resnet18", alone), device=torch.device("cpu")
         )
+
+
+def test_somebody_else_s_network_is_fine_tuned(sample_bundle: Path, tmp_path: Path) -> None:
+    """A checkpoint with torchvision's names: its body is trained, its classifier is a new one."""
+    bundle, device = open_bundle(sample_bundle), torch.device("cpu")
+    body = ResNetBody(standard_blocks(18))
+    torch.save({**body.state_dict(), "fc.weight": torch.zeros(7, 512)}, tmp_path / "net.pth")
+    spec = f"file:{tmp_path / 'net.pth'}"
+    recipe = get_recipe("finetune", {"resolution": 64, "epochs": 2, "batch_size": 6})
+    start = network_from_encoder(spec, recipe, bundle.n_classes, 0, device)
+    assert start.head.out_features == bundle.n_classes
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([123.675, 116.28, 103.53],
+                                                            [58.395, 57.12, 57.375]))  # fmt: skip
+    with torch.no_grad():
+        expected = body.eval()((images.float() - mean) / std)
+        assert torch.allclose(start.eval().features(images), expected, atol=1e-4)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    options = RunOptions(extras=Extras(start=start), started_from=spec)
+    folder = RunFolder(tmp_path / "run")
+    record = train_into(folder, bundle, bundle, recipe, options, device=device)
+    assert record.started_from == spec
+    changed = [n for n, value in start.state_dict().items() if not torch.equal(value, before[n])]
+    assert {"head.weight", "body.conv1.weight"} < set(changed)
+    with pytest.raises(BundleError, match=f"found a network that was fine-tuned from {spec}"):
+        load_checkpoint(folder.path, device)
+
+
+def test_fine_tuning_needs_its_recipe_and_its_recipe_needs_a_network(sample_bundle: Path) -> None:
+    bundle, device = open_bundle(sample_bundle), torch.device("cpu")
+    with pytest.raises(UsageError, match="as finetune, found small, which is for small-resnet"):
+        network_from_encoder("timm:resnet18", get_recipe("small"), 3, 0, device)
+    with pytest.raises(UsageError, match="recipe finetune: expected a network to go on from"):
+        train_on_bundle(bundle, bundle, get_recipe("finetune"), device=device)

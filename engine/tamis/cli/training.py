@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from tamis.bundles.bundle import Bundle
+    from tamis.models.network import Network
     from tamis.training.objective import Teacher
     from tamis.training.recipes import Recipe
     from tamis.training.records import RunRecord
@@ -59,7 +60,11 @@ def train(
         typer.Option(help="Size of the full set. Default: of the bundle's oldest ancestor."),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Go on from the network of this run (fine-tuning).")
+        str | None,
+        typer.Option(
+            help="Go on from the network of this run folder; or, with --recipe finetune, from"
+            " timm:NAME, torchhub:REPO:NAME, open_clip:NAME/TAG or file:PATH."
+        ),
     ] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Learn from the network of this run, too (distillation).")
@@ -131,14 +136,13 @@ def train(
     from tamis.training.loop import Extras
     from tamis.training.run_folder import RunFolder, train_into
     from tamis.training.runs import RunOptions
-    from tamis.training.starting import network_from_run
     from tamis.training.workers import joined_workers
 
     n_classes = max(training.n_classes, testing.n_classes)
     where = how["device"]
     with joined_workers(where) as workers, show_progress(quiet=not workers.writes) as progress:
         extras = Extras(
-            start=network_from_run(start, chosen, n_classes, seed, where) if start else None,
+            start=_start(start, chosen, n_classes, seed, where),
             teacher=_teacher(teacher, teacher_weight, temperature, chosen, n_classes, where),
             accumulate=accumulate or 1,
             workers=workers,
@@ -182,6 +186,18 @@ def _train_encoder(
         )
     write_run(out, found, model)
     _print_encoder(found, out, json)
+
+
+def _start(
+    start: str | None, recipe: Recipe, n_classes: int, seed: int, device: torch.device
+) -> Network | None:
+    from tamis.training.starting import network_from_encoder, network_from_run
+
+    if start is None:
+        return None
+    if start.partition(":")[0] in ("timm", "torchhub", "open_clip", "file"):
+        return network_from_encoder(start, recipe, n_classes, seed, device)
+    return network_from_run(Path(start), recipe, n_classes, seed, device)
 
 
 def _teacher(

@@ -99,6 +99,11 @@ class NetworkEncoder:
         """Divided by, in units of 0…255."""
         return self._preparation.std
 
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, for fine-tuning: (b, 3, r, r) normalised → features."""
+        return self._module
+
     def provenance(self) -> dict[str, Any]:
         """See :meth:`tamis.encoders.base.Encoder.provenance`."""
         with self._precision():

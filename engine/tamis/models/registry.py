@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tamis.models.backbone import Backbone
 from tamis.models.cifar_net import CifarNet
 from tamis.models.network import Network
 from tamis.models.resnet import CifarResNet18, ResNet18, ResNet50
@@ -22,7 +23,10 @@ def build_network(config: Mapping[str, Any]) -> Network:
 
     Raises:
         KeyError, TypeError: Another network's, or not a config.
+        ValueError: A backbone's, which only the library that it came from builds.
     """
     values = dict(config)
+    if values.get("network") == Backbone.kind:
+        raise ValueError(f"a network that was fine-tuned from {values.get('spec')}")
     # Checkpoints of the first version, which knew one network, do not name it.
     return NETWORKS[values.pop("network", SmallResNet.kind)](**values)

@@ -222,7 +222,13 @@ def train(
     model = extras.start if extras.start is not None else new_network(recipe, n_classes, seeds.init)
     run = _Run(loader, recipe, steps, device, model, extras)
     total = steps if stop_after is None else stop_after * len(loader)
-    with extras.stop.listening(), progress.task(label, total) as advance:
+    # What a network draws itself, as dropout does, is the run's, too.
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        extras.stop.listening(),
+        progress.task(label, total) as advance,
+    ):
+        torch.manual_seed(seeds.augmentation)
         advance(run.begin())
         for epoch, batch in run.batches(stop_after):
             if batch is None:

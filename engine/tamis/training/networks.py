@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tamis.devices import autocast
+from tamis.errors import UsageError
+from tamis.models.backbone import Backbone
 from tamis.models.network import Network
 from tamis.models.registry import build_network
 from tamis.training.recipes import Recipe
@@ -24,7 +26,17 @@ def new_network(recipe: Recipe, n_classes: int, seed: int) -> Network:
         recipe: Gives architecture and resolution.
         n_classes: Outputs.
         seed: Of the initialisation. The caller's random state is neither read nor moved.
+
+    Raises:
+        UsageError: A recipe for networks that somebody else trained.
     """
+    if recipe.network == Backbone.kind:
+        raise UsageError(
+            f"recipe {recipe.name}",
+            expected="a network to go on from",
+            found="none",
+            do="pass --start, for example --start timm:resnet50",
+        )
     config: dict[str, Any] = {"network": recipe.network, "n_classes": n_classes}
     if recipe.network in _OF_ANY_WIDTH:
         config |= {"width": recipe.width, "resolution": recipe.resolution}

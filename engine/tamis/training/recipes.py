@@ -37,7 +37,7 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (("ramp_start", "ramp_end"), "0 to 1", lambda value: 0 <= value <= 1),
 )  # fmt: skip
 _CHOICES = {
-    "network": ("small-resnet", "cifar-net", "resnet18-cifar", "resnet18", "resnet50"),
+    "network": ("small-resnet", "cifar-net", "resnet18-cifar", "resnet18", "resnet50", "backbone"),
     "optimizer": ("sgd", "muon"),
     "schedule": ("triangle", "linear", "steps"),
 }
@@ -49,7 +49,7 @@ class Recipe:
 
     Attributes:
         name: As in :data:`RECIPES`.
-        network: See :data:`tamis.models.registry.NETWORKS`.
+        network: See :data:`tamis.models.registry.NETWORKS`; or ``backbone``, one to go on from.
         resolution: Side of the training images in pixels, at the end of the training.
         width: Channels of the first stage, of networks that come in several widths.
         epochs: Over the full set; see ``budget`` in :func:`tamis.training.loop.n_steps`.
@@ -244,6 +244,12 @@ RECIPES = {
         Recipe(
             "cifar-resnet18", "resnet18-cifar", 32, epochs=200, batch_size=128,
             learning_rate=0.1, schedule="steps", translate=4, compile=True,
+        ),
+        # Of a network that --start names; for 224 pixels, as most of them were trained at.
+        Recipe(
+            "finetune", "backbone", 224, epochs=10, batch_size=128, learning_rate=0.01,
+            rate_batch=128, warmup=0.1, weight_decay=1e-4, random_crop=True,
+            center_ratio=224 / 256,
         ),
         *(_imagenet(depth, epochs) for depth in (18, 50) for epochs in _RAMPS),
     )

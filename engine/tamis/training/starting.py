@@ -1,4 +1,4 @@
-"""Networks of earlier runs: to go on from, and to learn from."""
+"""Networks to go on from, and to learn from: of earlier runs, and of others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from pathlib import Path
 
 import torch
 
+from tamis.encoders.network import NetworkEncoder
+from tamis.encoders.opening import open_encoder
 from tamis.errors import UsageError
+from tamis.models.backbone import Backbone
 from tamis.models.network import Network
 from tamis.training.checkpoints import load_checkpoint
 from tamis.training.networks import new_network
 from tamis.training.recipes import Recipe
 
-__all__ = ["network_from_run", "teacher_from_run"]
+__all__ = ["network_from_encoder", "network_from_run", "teacher_from_run"]
 
 
 def network_from_run(
@@ -52,6 +55,41 @@ def network_from_run(
         {name: old[name] if keeps_head or name in found else new[name] for name in new}
     )
     return network
+
+
+def network_from_encoder(
+    spec: str, recipe: Recipe, n_classes: int, seed: int, device: torch.device
+) -> Network:
+    """A network that somebody else trained, with a new classifier.
+
+    Args:
+        spec: Of :func:`tamis.encoders.opening.open_encoder`, as ``timm:vit_base_patch16_224``.
+        recipe: One for such networks; gives the resolution.
+        n_classes: Of the new task.
+        seed: Of the classifier.
+        device: Where it goes.
+
+    Raises:
+        UsageError: A recipe for another network, or as ``open_encoder``.
+    """
+    if recipe.network != Backbone.kind:
+        raise UsageError(
+            "--recipe",
+            expected=f"one for a {Backbone.kind}, as finetune",
+            found=f"{recipe.name}, which is for {recipe.network}",
+            do="pass --recipe finetune, with --set for its values",
+        )
+    encoder = open_encoder(spec, device, resolution=recipe.resolution)
+    if not isinstance(encoder, NetworkEncoder):
+        raise UsageError(
+            "--start", expected="a network", found=spec, do="name one of timm, torchhub or a file"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Backbone(
+            n_classes, encoder.module, encoder.n_features, encoder.mean, encoder.std, spec
+        )
+    return network.to(device)
 
 
 def teacher_from_run(run: Path, recipe: Recipe, n_classes: int, device: torch.device) -> Network:

@@ -1,0 +1,49 @@
+"""A network that somebody else trained, to be fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tamis.models.network import Network
+
+__all__ = ["Backbone"]
+
+
+class Backbone(Network):
+    """Somebody else's network without its classifier, and a new one.
+
+    It is not built again from its config: who goes on with it opens the same ``spec``.
+
+    Args:
+        n_classes: Outputs.
+        body: (b, 3, r, r) normalised → (b, n_features) or (b, n_features, 1, 1).
+        n_features: Of the body.
+        mean: Of the three channels, in units of 0…255; subtracted.
+        std: Likewise; divided by.
+        spec: What the body was opened by.
+    """
+
+    kind = "backbone"
+
+    def __init__(
+        self,
+        n_classes: int,
+        body: nn.Module,
+        n_features: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        spec: str,
+    ) -> None:
+        super().__init__({"n_classes": n_classes, "spec": spec}, n_features)
+        self.body = body.requires_grad_(True)
+        self.mean = torch.tensor(mean).view(1, 3, 1, 1)
+        self.std = torch.tensor(std).view(1, 3, 1, 1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """See :meth:`Network.features`."""
+        rows: Tensor = self.body(self.normalised(images))
+        # Pooling may have left sides of one pixel.
+        return rows.flatten(1) if rows.ndim == 4 else rows
