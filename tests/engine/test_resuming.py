@@ -280,7 +280,16 @@ def test_a_folder_holds_the_run_its_curves_and_nothing_of_the_way(
 def test_sigterm_keeps_the_run_and_the_same_command_finishes_it(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    recipe = ("--recipe", "digits", "--set", "epochs=60", "--set", "width=4")
+    recipe = (
+        "--recipe",
+        "digits",
+        "--set",
+        "epochs=60",
+        "--set",
+        "width=4",
+        "--full-examples",
+        210,
+    )
     code = (
         "import tamis.cli.output as output; output._SECONDS_BETWEEN_LINES = 0;"
         "from tamis.cli import main; main()"
