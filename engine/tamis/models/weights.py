@@ -1,12 +1,26 @@
-"""The identity of a network's weights."""
+"""The identity of a network's weights, and what reading them from a file may raise."""
 
 from __future__ import annotations
+
+import pickle
 
 import torch
 import xxhash
 from torch import nn
 
-__all__ = ["weights_digest"]
+__all__ = ["UNREADABLE", "weights_digest"]
+
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+"""What torch.load and load_state_dict raise for files that are damaged or hold something else."""
 
 
 def weights_digest(module: nn.Module) -> str:

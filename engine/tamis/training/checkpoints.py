@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from tamis.atomic import atomic_path
 from tamis.errors import BundleError, first_line
 from tamis.models.network import Network
 from tamis.models.registry import build_network
+from tamis.models.weights import UNREADABLE
 from tamis.training.records import RunRecord
 from tamis.training.selfsup_runs import SelfsupRecord
 
@@ -72,16 +72,7 @@ def load_checkpoint(run_dir: Path, device: torch.device) -> Checkpoint:
         # Checkpoints of the first version have it with the network alone.
         resolution = int(raw["resolution"] if "resolution" in raw else model.config["resolution"])
         center_ratio = float(raw.get("center_ratio", 1.0))
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
+    except UNREADABLE as error:
         raise BundleError(
             run_dir,
             expected="a run folder with the file model.pt",

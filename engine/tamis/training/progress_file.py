@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from tamis.atomic import atomic_path
 from tamis.errors import UsageError, first_line
+from tamis.models.weights import UNREADABLE
 from tamis.training.workers import Workers
 
 __all__ = ["ProgressFile"]
@@ -48,15 +48,7 @@ class ProgressFile:
         try:
             kept: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
             version, identity, state = kept["version"], kept["identity"], kept["state"]
-        except (
-            OSError,
-            RuntimeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
+        except UNREADABLE as error:
             raise UsageError(
                 self.path,
                 expected="a training that was interrupted",
