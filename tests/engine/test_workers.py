@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from tamis.errors import UsageError
 from tamis.loaders.opening import open_loader
 from tamis.training.checkpoints import load_checkpoint
 from tamis.training.evaluation import evaluate
+from tamis.training.networks import new_network
 from tamis.training.recipes import get_recipe
 from tamis.training.runs import loader_settings
 from tamis.training.workers import own_device
@@ -89,34 +91,39 @@ def pair() -> Pair:
     return Pair(port)
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = load_checkpoint(run, CPU).model.state_dict()
-    # Of norms each process sees the statistics of its own part.
-    own = ("running", "tracked")
-    return {n: value for n, value in state.items() if not any(word in n for word in own)}
+def weights(run: Path) -> torch.Tensor:
+    return torch.cat([w.detach().flatten() for w in load_checkpoint(run, CPU).model.parameters()])
 
 
 def test_two_processes_take_the_steps_of_one(bundle: Path, tmp_path: Path, pair: Pair) -> None:
-    """One process that takes each batch in two parts shows networks the same parts."""
-    short = ("--set", "epochs=1")
-    found = pair.run(command(bundle, tmp_path / "two", *short), tmp_path)
+    """One process that takes each batch in two parts shows networks the same parts.
+
+    Four steps, in batches of 32 and 17: sums run in another order, and with every further step it
+    is likelier that a unit comes out on the other side of zero, which no tolerance would forgive.
+    """
+    part = tmp_path / "small.beton"
+    cut(open_bundle(bundle), part, np.arange(49))
+    short = ("--set", "epochs=2", "--set", "batch_size=32", "--full-examples", 49)
+    found = pair.run(command(part, tmp_path / "two", *short), tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", "from tamis.cli import main; main()",
-         *command(bundle, tmp_path / "one", *short, "--accumulate", 2)],
+         *command(part, tmp_path / "one", *short, "--accumulate", 2)],
         capture_output=True, check=True, text=True,
     )  # fmt: skip
     alone = json.loads(done.stdout)
     assert (found["processes"], alone["processes"]) == (2, 1)
+    assert found["steps"] == 4
     for name in ("steps", "examples_seen", "n_examples"):
         assert found[name] == alone[name]
-    assert found["epoch_losses"] == pytest.approx(alone["epoch_losses"], rel=1e-4)
+    assert found["epoch_losses"] == pytest.approx(alone["epoch_losses"], rel=1e-3)
     two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
-    apart = {name: float((two[name].float() - one[name].float()).abs().max()) for name in one}
-    assert max(apart.values()) < 1e-4  # sums run in another order
+    recipe = dataclasses.replace(get_recipe("digits"), width=4)
+    fresh = torch.cat([w.detach().flatten() for w in new_network(recipe, 10, 0).parameters()])
+    assert float((two - one).norm()) < 1e-3 * float((one - fresh).norm())
     # Tested in halves, too: every example counts once.
-    per_class = np.bincount(open_bundle(bundle).labels, minlength=10)
+    per_class = np.bincount(open_bundle(part).labels, minlength=10)
     right = np.array(found["per_class_accuracy"]) @ per_class
-    assert found["test_accuracy"] == pytest.approx(right / 401)
+    assert found["test_accuracy"] == pytest.approx(right / 49)
 
 
 @pytest.mark.parametrize("recipe", ["digits", "cifar-fast"])
