@@ -24,8 +24,8 @@ from tamis.selection.files import write_selection
 from tamis.selection.selecting import Selection, select
 from tamis.selection.settings import SelectionSettings
 from tamis.sources.opening import open_source
-from tamis.sweep.execution import run_sweep
-from tamis.sweep.spec import read_sweep_spec
+from tamis.sweep.reading import read_sweep_spec
+from tamis.sweep.running import run_sweep
 from tamis.training.checkpoints import write_run
 from tamis.training.recipes import get_recipe
 from tamis.training.runs import train_on_bundle

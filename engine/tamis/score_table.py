@@ -157,6 +157,10 @@ class ScoreTable:
                 found="a table that lacks some of them",
                 do="use the whole table, not a part of it",
             )
+        return self.take(rows, LeftOut(bundle.example_ids[out], np.flatnonzero(out)))
+
+    def take(self, rows: NDArray[np.int64], left_out: LeftOut | None = None) -> ScoreTable:
+        """Some rows, (k,) int64, in their order; of the same bundle."""
         return ScoreTable(
             self.bundle_digest,
             self.example_ids[rows],
@@ -166,7 +170,7 @@ class ScoreTable:
                 name: ScoreColumn(column.values[rows], column.info)
                 for name, column in self.columns.items()
             },
-            LeftOut(bundle.example_ids[out], np.flatnonzero(out)),
+            left_out or LeftOut(),
         )
 
 

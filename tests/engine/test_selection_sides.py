@@ -30,7 +30,8 @@ from tamis.selection.quotas import class_quotas
 from tamis.selection.selecting import Selection, select
 from tamis.selection.settings import SelectionSettings
 from tamis.sweep.grid import Sweep
-from tamis.sweep.spec import SweepSpec, read_sweep_spec
+from tamis.sweep.reading import read_sweep_spec
+from tamis.sweep.spec import SweepSpec
 
 SIDES = ("hard", "easy", "random", "stratified", "moderate", "d2")
 
@@ -647,7 +648,7 @@ def test_sweeps_take_stratified_and_moderate(
     for trial in sweep.trials:
         how = sweep.selection(trial)
         assert how.hardest_cut == (0.7 if trial.side == "stratified" else None)
-        n_kept = len(select(sweep.table, how).example_ids)
+        n_kept = len(select(sweep.table(1.0), how).example_ids)
         assert n_kept == math.floor(trial.keep * 1347 + 0.5)
     other = Sweep(SweepSpec(**base, side=["hard", "stratified", "moderate"], hardest_cut=0.5))
     changed = [trial.side for trial in sweep.trials if sweep.key(trial) != other.key(trial)]

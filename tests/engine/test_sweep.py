@@ -21,10 +21,12 @@ from tamis.errors import (
 )
 from tamis.score_table import ScoreColumn, ScoreTable, write_score_table
 from tamis.sources.opening import open_source
-from tamis.sweep.execution import run_sweep
-from tamis.sweep.grid import Sweep, plan_sweep
+from tamis.sweep.grid import Sweep
+from tamis.sweep.planning import plan_sweep
+from tamis.sweep.reading import read_sweep_spec
 from tamis.sweep.records import TrialRecord, read_records
-from tamis.sweep.spec import SweepSpec, read_sweep_spec
+from tamis.sweep.running import run_sweep
+from tamis.sweep.spec import SweepSpec
 from tamis.training.runs import run_training
 
 SPEC = """
@@ -104,7 +106,7 @@ def test_a_second_call_runs_only_what_is_missing(
     # Two records are gone, and the crash cut a third one short.
     (tmp_path / "records.jsonl").write_text("\n".join(lines[:5]) + "\n" + lines[5][:200])
     spec = read_sweep_spec(folder / "sweep.yaml")
-    plan = plan_sweep(spec, tmp_path)
+    plan = plan_sweep(spec, tmp_path, None)
     assert (plan.n_trials, plan.n_done, plan.n_missing) == (8, 5, 3)
     report = run_sweep(spec, tmp_path)
     assert (report.n_trials, report.n_done, report.n_failed) == (8, 8, 0)

@@ -71,6 +71,7 @@ for command in (
     training.train,
     training.recipes,
     runs.sweep,
+    runs.export_records,
     runs.report,
     bench.bench,
     runs.demo,

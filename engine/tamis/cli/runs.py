@@ -1,4 +1,4 @@
-"""sweep, report, demo."""
+"""sweep, export-records, report, demo."""
 
 from __future__ import annotations
 
@@ -17,41 +17,71 @@ from tamis.cli.output import pairs, print_json, print_table, show_progress
 
 if TYPE_CHECKING:
     from tamis.report.page import Report
+    from tamis.sweep.on_ray import RayOptions
+    from tamis.sweep.planning import SweepPlan
 
-__all__ = ["demo", "report", "sweep"]
+__all__ = ["demo", "export_records", "report", "sweep"]
 
 
 def sweep(
     spec: Annotated[Path, typer.Argument(help="SWEEP.yaml", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the records.", show_default=False)],
-    executor: Annotated[Literal["local"], typer.Option(help="Where trials run.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Where trials run.")] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trials at once. Default: 1; with ray as many as the cluster holds.",
+            show_default=False,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a Ray cluster, or auto. Default: one is started here.", show_default=False
+        ),
+    ] = None,
+    cpus_per_trial: Annotated[
+        int | None, typer.Option(min=1, help="Cores, with ray. Default: 1.", show_default=False)
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="GPUs or a share of one, with ray. Default: 1 where there are any.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what is there, as every call does.")
+    ] = False,
+    track: Annotated[
+        Literal["tensorboard", "mlflow"] | None,
+        typer.Option(help="Tell it of every trial; mlflow besides TensorBoard."),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and list the trials.")
+        bool, typer.Option("--dry-run", help="Check everything, count and estimate.")
     ] = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Train every cell of a grid; a second call runs only what is missing."""
-    from tamis.sweep.execution import run_sweep
-    from tamis.sweep.grid import plan_sweep
-    from tamis.sweep.spec import read_sweep_spec
+    from tamis.devices import resolve_device
+    from tamis.sweep.planning import plan_sweep
+    from tamis.sweep.reading import read_sweep_spec
+    from tamis.sweep.running import run_sweep
 
     grid = read_sweep_spec(spec)
+    cluster = _ray_options(executor, address, workers, cpus_per_trial, gpus_per_trial)
     if dry_run:
-        plan = plan_sweep(grid, out)
-        if json:
-            print_json(asdict(plan))
-        else:
-            pairs(
-                {
-                    "trials": f"{plan.n_trials} ({plan.n_done} done, {plan.n_missing} to run)",
-                    "steps": f"{plan.steps:,} optimizer steps of {plan.batch_size} images",
-                }
-            )
+        # What this machine takes says nothing of a cluster.
+        plan = plan_sweep(grid, out, resolve_device(device) if cluster is None else None)
+        _print_plan(plan, json)
         return
     with show_progress() as progress:
-        done = run_sweep(grid, out, device=device, workers=workers, progress=progress)
+        done = run_sweep(
+            grid, out, device=device, workers=workers, ray=cluster, track=track, progress=progress
+        )
     if json:
         print_json(asdict(done))
     else:
@@ -60,6 +90,67 @@ def sweep(
         print(f"{done.records}: {done.n_done} of {done.n_trials} trials done")
     if done.n_failed:
         raise typer.Exit(1)
+
+
+def _ray_options(
+    executor: str,
+    address: str | None,
+    workers: int | None,
+    cpus: int | None,
+    gpus: float | None,
+) -> RayOptions | None:
+    from tamis.errors import UsageError
+    from tamis.sweep.on_ray import RayOptions
+
+    if executor == "ray":
+        return RayOptions(address, workers, cpus or 1, gpus)
+    given = {"--address": address, "--cpus-per-trial": cpus, "--gpus-per-trial": gpus}
+    unused = [name for name, value in given.items() if value is not None]
+    if unused:
+        raise UsageError(
+            ", ".join(unused),
+            expected="--executor ray, which they belong to",
+            found="--executor local",
+            do="pass --executor ray, or leave them out",
+        )
+    return None
+
+
+def _print_plan(plan: SweepPlan, json: bool) -> None:
+    from tamis.units import duration_text, size_text
+
+    if json:
+        print_json(asdict(plan))
+        return
+    rows: dict[str, object] = {
+        "trials": f"{plan.n_trials} ({plan.n_done} done, {plan.n_missing} to run)",
+        "sets": f"{plan.n_sets} different ones, taken out of the training bundle, none written",
+        "steps": f"{plan.steps:,} optimizer steps, {plan.images:,} images",
+    }
+    if plan.seconds is not None and plan.scoring_seconds is not None:
+        scoring = f", after {duration_text(plan.scoring_seconds)} of scoring"
+        rows["time"] = (
+            f"about {duration_text(plan.seconds)} on this device, one trial after the other"
+            + (scoring if plan.scoring_seconds else "")
+        )
+    rows["memory"] = f"{size_text(plan.memory_bytes)} of decoded images in each process"
+    pairs(rows)
+
+
+def export_records(
+    folder: Annotated[Path, typer.Argument(help="The --out of a sweep.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="A .parquet file to write.", show_default=False)],
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Records of a sweep → one table, a row per trial."""
+    from tamis.sweep.exporting import export_records as run
+
+    n_rows = run(folder, out, overwrite=overwrite)
+    if json:
+        print_json({"out": out, "n_rows": n_rows})
+    else:
+        print(f"{out}: {n_rows} trials")
 
 
 def report(

@@ -24,6 +24,7 @@ from tamis.score_table import ScoreTable
 from tamis.statistics import rank_correlation
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import TrialRecord, read_records
+from tamis.sweep.scoring import open_sweep
 from tamis.sweep.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = 
         TamisError: A bundle or score table of the sweep that is no longer as it was.
     """
     sweep, records = _read_sweep(folder)
-    spec, bundle, table = sweep.spec, sweep.train, sweep.table
+    spec, bundle, table = sweep.spec, sweep.train, sweep.table(max(sweep.spec.sizes))
     out = folder / "report.html"
     with atomic_path(out, overwrite=overwrite) as partial, progress.task("report", 4) as advance:
         pictures = gallery(bundle, table)
@@ -98,7 +99,7 @@ def _read_sweep(folder: Path) -> tuple[Sweep, list[TrialRecord]]:
     sweep, records = None, []
     if (folder / "sweep.json").is_file():
         text = (folder / "sweep.json").read_text(encoding="utf-8")
-        sweep = Sweep(SweepSpec.model_validate_json(text))
+        sweep = open_sweep(SweepSpec.model_validate_json(text), folder)
         keys = [sweep.key(trial) for trial in sweep.trials]
         records = [known[key] for key in keys if key in known]
     if sweep is None or not records:

@@ -1,5 +1,7 @@
-"""Sweeps: metrics × sides × keep fractions × seeds → one record per trial.
+"""Sweeps: metrics × sides × keep fractions × sizes × recipes × seeds → one record per trial.
 
-``spec`` is what people write, ``grid`` the trials that follow from it, ``records`` what is kept of
-them, ``execution`` runs what is missing.
+``spec`` is what people write and ``reading`` reads it, ``grid`` the trials that follow from it,
+``planning`` counts and estimates them, ``scoring`` computes scores that no table gives, ``running``
+runs what is missing: ``runner`` one trial, ``local`` and ``on_ray`` many; ``records`` is what is
+kept, ``exporting`` and ``tracking`` hand it on.
 """

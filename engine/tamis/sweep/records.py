@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tamis.errors import UsageError
+from tamis.locking import locked_file
 from tamis.training.loop import Budget
 
 __all__ = ["Append", "Trial", "TrialRecord", "append_records", "read_records"]
@@ -18,13 +19,31 @@ __all__ = ["Append", "Trial", "TrialRecord", "append_records", "read_records"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the grid. ``metric`` is "full" for the unpruned set."""
+    """One cell of the grid.
+
+    Attributes:
+        metric: A column of the score table; "random", or "full" for a set that is not pruned.
+        side: Which examples are kept.
+        keep: Share kept of the initial set.
+        seed: Of ties, initialisation, order and augmentation.
+        budget: The compute protocol.
+        size: Share of the training bundle that is the initial set.
+        recipe: Its name.
+    """
 
     metric: str
     side: Literal["hard", "easy", "stratified", "moderate", "random", "full"]
     keep: float
     seed: int
     budget: Budget
+    size: float = 1.0
+    recipe: str = ""
+
+    def __str__(self) -> str:
+        how = [self.metric] if self.side in ("random", "full") else [self.metric, self.side]
+        how += [f"keep {self.keep:g}"] if self.side != "full" else []
+        how += [f"of {self.size:g} of the set"] if self.size < 1 else []
+        return ", ".join((*how, self.recipe, f"same {self.budget}", f"seed {self.seed}"))
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class TrialRecord:
     Attributes:
         key: Hash of everything that decides the result.
         trial: The cell.
-        keep_fraction: The exact share kept.
+        keep_fraction: The exact share kept, of the initial set.
         per_class_kept: Label → examples kept.
         run: See :class:`tamis.training.records.RunRecord`.
     """
@@ -67,7 +86,9 @@ def read_records(path: Path) -> dict[str, TrialRecord]:
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             raw = json.loads(line)
-            record = TrialRecord(**{**raw, "trial": Trial(**raw["trial"])})
+            # Records of before there were several recipes say it with the run only.
+            named = {"recipe": raw["run"]["recipe"]["name"], **raw["trial"]}
+            record = TrialRecord(**{**raw, "trial": Trial(**named)})
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(
                 f"{path}, line {number}",
@@ -81,14 +102,18 @@ def read_records(path: Path) -> dict[str, TrialRecord]:
 
 @contextmanager
 def append_records(path: Path) -> Iterator[Append]:
-    """Open a records file for appending, after dropping a last line cut off by a crash."""
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-    with path.open("a", encoding="utf-8") as sink:
+    """Open a records file for appending, after dropping a last line cut off by a crash.
+
+    Raises:
+        UsageError: Another process appends to it.
+    """
+    descriptor = locked_file(path, path, work="another sweep", flags=os.O_APPEND)
+    with os.fdopen(descriptor, "a", encoding="utf-8") as sink:
+        os.ftruncate(descriptor, path.read_bytes().rfind(b"\n") + 1)
 
         def append(record: TrialRecord, /) -> None:
             sink.write(json.dumps(asdict(record)) + "\n")
             sink.flush()
-            os.fsync(sink.fileno())
+            os.fsync(descriptor)
 
         yield append

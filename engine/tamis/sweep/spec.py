@@ -1,19 +1,72 @@
-"""The sweep file."""
+"""What a sweep is, as people write it."""
 
 from __future__ import annotations
 
-import difflib
-import re
-import reprlib
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 
-from tamis.errors import UsageError, first_line
+from tamis.metrics.settings import CampaignSettings
 from tamis.selection.settings import MOST_STRATA
+from tamis.training.recipes import Recipe, get_recipe
+from tamis.training.selfsup import SelfsupSettings
 
-__all__ = ["SweepSpec", "read_sweep_spec"]
+__all__ = ["ScoringSpec", "SweepSpec"]
+
+_Share = Annotated[float, pydantic.Field(gt=0, le=1)]
+_Strict = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class ScoringSpec(pydantic.BaseModel):
+    """How a sweep computes its scores; what it does not say is as in ``tamis score``.
+
+    Attributes:
+        recipe: Of the scoring networks; the sweep's first one by default.
+        set: Values of that recipe to replace; the sweep's, where the recipe is the sweep's.
+        models: As in :class:`tamis.metrics.settings.CampaignSettings`, like the next ones.
+        early_models: As there.
+        early_epoch: As there.
+        subset_models: As there.
+        encoder: As there.
+        encoder_epochs: Of the encoder ``selfsup``.
+        k: Number of prototypes.
+        seed: The first of the networks' seeds.
+    """
+
+    model_config = _Strict
+
+    recipe: str | None = None
+    set: dict[str, Any] = {}
+    models: int = pydantic.Field(default=4, ge=1)
+    early_models: int | None = pydantic.Field(default=None, ge=1)
+    early_epoch: int | None = pydantic.Field(default=None, ge=1)
+    subset_models: int = 20
+    encoder: str = "selfsup"
+    encoder_epochs: int = pydantic.Field(default=30, ge=1)
+    k: int | None = pydantic.Field(default=None, ge=1)
+    seed: int = pydantic.Field(default=0, ge=0)
+
+    def campaign(self, sweep: SweepSpec) -> CampaignSettings:
+        """The settings of the campaign.
+
+        Raises:
+            UsageError: An unknown recipe or value, or settings that contradict each other.
+        """
+        own = self.recipe is None
+        name, changes = (sweep.recipe[0], sweep.set) if own else (str(self.recipe), {})
+        return CampaignSettings(
+            get_recipe(name, {**changes, **self.set}),
+            models=self.models,
+            early_models=self.early_models,
+            early_epoch=self.early_epoch,
+            subset_models=self.subset_models,
+            encoder=self.encoder,
+            k=() if self.k is None else (self.k,),
+            selfsup=SelfsupSettings(epochs=self.encoder_epochs),
+            seed=self.seed,
+        )
 
 
 class SweepSpec(pydantic.BaseModel):
@@ -22,46 +75,71 @@ class SweepSpec(pydantic.BaseModel):
     Attributes:
         train: Training bundle; paths are relative to the file.
         test: Test bundle.
-        scores: Score table of the training bundle.
+        scores: Score table of the training bundle, used for initial sets of every size; without it
+            scores are computed, for each size from its initial set alone.
+        scoring: How they are computed; none with ``scores``.
         metrics: Columns of the table; ``random`` is the baseline and uses no column.
-        keep: Keep fractions; 1.0 is the full set, run once per seed.
+        keep: Keep fractions, shares of the initial set; 1.0 is the whole of it, run once per seed.
         side: Which sides to keep.
         hardest_cut: Of the side stratified: see
             :class:`tamis.selection.settings.SelectionSettings`; none without that side.
         strata: As ``hardest_cut``.
         class_balance: As there, for all sides.
+        sizes: Initial sets: shares of the training bundle, drawn at random before scoring and
+            pruning. Smaller ones are parts of larger ones.
         seeds: Seeds 0…n-1, each for selection ties, initialisation, order and augmentation.
-        recipe: A recipe's name.
-        set: Values of the recipe to replace.
+        recipe: Names of recipes.
+        set: Values of all recipes to replace.
         budget: ``steps``, ``epochs``, or both.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = _Strict
 
     train: Path
     test: Path
-    scores: Path
+    scores: Path | None = None
+    scoring: ScoringSpec | None = None
     metrics: list[str] = pydantic.Field(min_length=1)
-    keep: list[Annotated[float, pydantic.Field(gt=0, le=1)]] = pydantic.Field(min_length=1)
+    keep: list[_Share] = pydantic.Field(min_length=1)
     side: list[Literal["hard", "easy", "stratified", "moderate"]] = ["hard"]
     hardest_cut: float | None = pydantic.Field(default=None, ge=0, lt=1)
     strata: int | None = pydantic.Field(default=None, ge=1, le=MOST_STRATA)
     class_balance: float = pydantic.Field(default=0.5, ge=0, le=1)
+    sizes: list[_Share] = pydantic.Field(default=[1.0], min_length=1)
     seeds: int = pydantic.Field(default=3, ge=1)
-    recipe: str = "small"
+    recipe: list[str] = pydantic.Field(default=["small"], min_length=1)
     set: dict[str, Any] = {}
-    budget: list[Literal["steps", "epochs"]] = ["steps"]
+    budget: list[Literal["steps", "epochs"]] = pydantic.Field(default=["steps"], min_length=1)
 
-    @pydantic.field_validator("side", "budget", mode="before")
+    @pydantic.field_validator("side", "budget", "recipe", "metrics", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @pydantic.field_validator("sizes", "keep", mode="before")
+    @classmethod
+    def _one_or_more_shares(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int | float) else value
 
     @pydantic.field_validator("side", mode="before")
     @classmethod
     def _without_embeddings(cls, value: Any) -> Any:
         if value == "d2" or (isinstance(value, list) and "d2" in value):
             raise ValueError("sides that need no embeddings; for d2 run tamis select and train")
+        return value
+
+    @pydantic.field_validator("metrics", "keep", "side", "sizes", "recipe", "budget")
+    @classmethod
+    def _each_once(cls, value: Sequence[Hashable]) -> Sequence[Hashable]:
+        if len(dict.fromkeys(value)) < len(value):
+            raise ValueError("every entry once")
+        return value
+
+    @pydantic.field_validator("scoring")
+    @classmethod
+    def _without_table(cls, value: Any, others: pydantic.ValidationInfo) -> Any:
+        if value is not None and others.data.get("scores") is not None:
+            raise ValueError("either scores, a table that there is, or scoring, which computes one")
         return value
 
     @pydantic.field_validator("hardest_cut", "strata")
@@ -79,67 +157,23 @@ class SweepSpec(pydantic.BaseModel):
             raise ValueError(f"at most {1 - most:.6g}, which leaves {most:g} to keep")
         return value
 
+    @property
+    def scored_metrics(self) -> list[str]:
+        """Those that need scores."""
+        return [metric for metric in self.metrics if metric != "random"]
 
-def read_sweep_spec(path: Path) -> SweepSpec:
-    """Read and validate a sweep file; paths become absolute.
+    def recipes(self) -> list[Recipe]:
+        """Each with the values that replace its own.
 
-    Raises:
-        UsageError: The file is missing, not YAML, or says something unknown.
-    """
-    import yaml
+        Raises:
+            UsageError: An unknown recipe or value.
+        """
+        return [get_recipe(name, self.set) for name in self.recipe]
 
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        spec = SweepSpec.model_validate(raw)
-    except pydantic.ValidationError as error:
-        raise _refusal(path, error) from error
-    # PyYAML also lets errors of int() and datetime() out, and nests as deep as the file does.
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        is_yaml_s = isinstance(error, yaml.YAMLError)  # of several lines, the last ones say where
-        raise UsageError(
-            path,
-            expected="a YAML file",
-            found=str(error) if is_yaml_s else first_line(error),
-            do="see the README's sweep file",
-        ) from error
-    base = path.resolve().parent
-    places = {key: base / getattr(spec, key) for key in ("train", "test", "scores")}
-    return spec.model_copy(update=places)
+    def campaign(self) -> CampaignSettings:
+        """How scores are computed, where no table is given.
 
-
-# What pydantic says in words that a reader of YAML would not use.
-_PLAINLY = {"too_short": "at least one entry", "path_type": "a path"}
-
-
-def _refusal(path: Path, error: pydantic.ValidationError) -> UsageError:
-    """The first problem of a sweep file; a misspelt key before the one that is missing for it."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    kind, place, given = (problems[0][part] for part in ("type", "loc", "input"))
-    keys = list(SweepSpec.model_fields)
-    if not place or kind == "invalid_key":
-        return UsageError(
-            path,
-            expected="keys and values, as 'seeds: 5'",
-            found=reprlib.repr(place[0] if place else given),
-            do="see the README's sweep file",
-        )
-    name = str(place[0])
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(name, keys, n=1)
-        return UsageError(
-            path,
-            expected=f"the keys {', '.join(keys)}",
-            found=f"the unknown key {name}",
-            do=f"did you mean {near[0]}?" if near else "remove it",
-        )
-    if kind == "missing":
-        return UsageError(path, expected=f"the key {name}", found="none", do="add it")
-    says = re.sub(r"^(Input should be|Value error,) ", "", problems[0]["msg"])
-    number = place[1] if len(place) > 1 and name != "set" else None
-    entry = f", entry {number + 1}" if isinstance(number, int) else ""
-    return UsageError(
-        f"{path}: {name}{entry}",
-        expected=_PLAINLY.get(str(kind), says),
-        found=reprlib.repr(given),
-        do="correct it",
-    )
+        Raises:
+            UsageError: As :meth:`ScoringSpec.campaign`.
+        """
+        return (self.scoring or ScoringSpec()).campaign(self)

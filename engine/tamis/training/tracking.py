@@ -52,11 +52,16 @@ class _TensorBoard:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what TensorBoard itself imports
             from torch.utils.tensorboard import SummaryWriter
-        self._writer = SummaryWriter(str(out))
+            from torch.utils.tensorboard.summary import hparams
+        self._writer, self._hparams = SummaryWriter(str(out)), hparams
 
     def settings(self, values: Mapping[str, Any]) -> None:
         text = "\n".join(f"    {key}: {value}" for key, value in values.items())
         self._writer.add_text("settings", text)
+        # For the table of runs; its own add_hparams would write to a folder of its own.
+        plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in values.items()}
+        for part in self._hparams(plain, {"test/accuracy": 0.0}):  # type: ignore[no-untyped-call]
+            self._writer._get_file_writer().add_summary(part)  # type: ignore[no-untyped-call]
 
     def number(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)

@@ -1,0 +1,104 @@
+"""Running the trials that have no record yet.
+
+Intended behaviour: every finished trial is one line of ``records.jsonl``, written and synced before
+the next begins to count; a killed sweep loses only the trials under way, and a second call runs
+only what is missing. A trial that fails is reported and leaves no record, so that the next call
+tries it again; the others go on. One process at a time runs a sweep in a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tamis.atomic import atomic_path
+from tamis.devices import resolve_device
+from tamis.progress import QUIET, Progress
+from tamis.sweep.local import run_here
+from tamis.sweep.on_ray import RayOptions, run_on_ray
+from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
+from tamis.sweep.runner import Job
+from tamis.sweep.scoring import open_sweep, score_initial_sets, table_files
+from tamis.sweep.spec import SweepSpec
+from tamis.sweep.tracking import SweepTracks
+
+__all__ = ["SweepReport", "run_sweep"]
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a call of a sweep did; ``failures`` are one line each."""
+
+    n_trials: int
+    n_done: int
+    n_failed: int
+    failures: tuple[str, ...]
+    records: Path
+
+
+def run_sweep(
+    spec: SweepSpec,
+    out: Path,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    ray: RayOptions | None = None,
+    track: str | None = None,
+    progress: Progress = QUIET,
+) -> SweepReport:
+    """Run the trials of a sweep that have no record yet; before them, compute scores it lacks.
+
+    Args:
+        spec: See :class:`SweepSpec`.
+        out: Folder of ``sweep.json`` (the spec) and ``records.jsonl``; made where it is missing.
+        device: As in :func:`tamis.devices.resolve_device`.
+        workers: Processes on this machine, 1 by default; the CPU's cores are shared out among them.
+        ray: Run the trials on a Ray cluster instead; scores are computed here all the same.
+        track: Who is told of finished trials, see :class:`SweepTracks`.
+        progress: Told of every trial.
+
+    Raises:
+        TamisError: Before any trial, where the spec does not fit its files.
+    """
+    where = None if ray is not None else resolve_device(device)
+    sweep = open_sweep(spec, out)
+    out.mkdir(parents=True, exist_ok=True)
+    records_path = out / "records.jsonl"
+    with ExitStack() as stack:
+        append = stack.enter_context(append_records(records_path))
+        known = read_records(records_path)
+        with atomic_path(out / "sweep.json", overwrite=True) as partial:
+            partial.write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if not sweep.is_scored:
+            scoring_device = where or resolve_device(device)
+            score_initial_sets(sweep, out, scoring_device, progress=progress)
+            sweep = open_sweep(spec, out)
+        keys = {trial: sweep.key(trial) for trial in sweep.trials}
+        missing = [trial for trial, key in keys.items() if key not in known]
+        tracks = SweepTracks(out, track)
+        for key in keys.values():
+            if key in known:
+                tracks.tell(known[key])
+        advance = stack.enter_context(progress.task("sweep", len(keys)))
+        advance(len(keys) - len(missing))
+        failures: list[str] = []
+        job = Job(spec, table_files(sweep, out), device)
+        for result in _execute(job, missing, workers, ray):
+            if isinstance(result, TrialRecord):
+                append(result)
+                tracks.tell(result)
+            else:
+                failures.append(result)
+            advance()
+    n_done = len(keys) - len(failures)
+    return SweepReport(len(keys), n_done, len(failures), tuple(failures), records_path)
+
+
+def _execute(
+    job: Job, trials: list[Trial], workers: int | None, ray: RayOptions | None
+) -> Iterator[TrialRecord | str]:
+    if not trials:
+        return iter(())
+    return run_here(job, trials, workers or 1) if ray is None else run_on_ray(job, trials, ray)
