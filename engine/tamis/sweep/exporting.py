@@ -46,6 +46,10 @@ def export_records(folder: Path, out: Path, *, overwrite: bool = False) -> int:
             do=f"run first: tamis sweep SWEEP.yaml --out {folder}",
         )
     table = pa.Table.from_pylist([_row(record) for record in records.values()])
+    for number, field in enumerate(table.schema):
+        if pa.types.is_null(field.type):  # nobody had any: of the type that it would have had
+            kind = pa.float64() if field.name == "energy_joules" else pa.string()
+            table = table.set_column(number, field.name, table[field.name].cast(kind))
     with atomic_path(out, overwrite=overwrite) as partial:
         pq.write_table(table, partial, compression="zstd")
     return len(records)

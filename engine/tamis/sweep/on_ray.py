@@ -11,6 +11,7 @@ reported as failed, because it may be what kills them.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -100,8 +101,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         # Trials read bundles from the disk: the store of objects holds nothing but specs.
         own = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
+        _knock(address)
         ray.init(log_to_driver=False, logging_level="ERROR", **own)
-    except Exception as error:  # ConnectionError, ValueError, RuntimeError: Ray's own vary
+    except Exception as error:  # OSError, ValueError, RuntimeError: Ray's own vary
         raise UsageError(
             "--address",
             expected="a Ray cluster that answers",
@@ -112,6 +114,13 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError where nobody listens; Ray itself would ask again for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_LOOK).close()
 
 
 class _Worker:
@@ -125,11 +134,14 @@ class _Worker:
         except TamisError as error:
             self._runner = error  # for whoever asks for a trial: it says more than a dead worker
 
-    def run(self, trial: Trial) -> TrialRecord | str | TamisError:
+    def begin(self) -> TamisError | None:
+        """Answered as soon as the worker has a place; what kept it from opening the sweep."""
+        return self._runner if isinstance(self._runner, TamisError) else None
+
+    def run(self, trial: Trial) -> TrialRecord | str:
         import torch
 
-        if isinstance(self._runner, TamisError):
-            return self._runner
+        assert isinstance(self._runner, Runner)
         torch.set_num_threads(self._threads)  # again: libraries that share the pool set it back
         return self._runner.run(trial)
 
@@ -148,42 +160,56 @@ class _Pool:
                 found="; ".join(_text(node) for node in _alive(ray)) or "no node",
                 do="ask for less, or add nodes",
             )
-        self._n_workers = min(options.workers or capacity, len(trials))
         self._queue = deque(trials)
         self._losses: dict[Trial, int] = {}
-        self._busy: dict[Any, tuple[Any, Trial]] = {}
+        self._failed_starts = 0
+        self._idle: list[Any] = []
+        # What is waited for → the worker, and what it does: a trial, or None while it begins. A
+        # worker for which there is no room any more waits without a trial that others could run.
+        self._pending: dict[Any, tuple[Any, Trial | None]] = {}
+        for _ in range(min(options.workers or capacity, len(trials))):
+            self._start_worker()
 
     def results(self) -> Iterator[TrialRecord | str]:
-        ray, idle = self._ray, [self._new_worker() for _ in range(self._n_workers)]
+        ray = self._ray
         workerless_since: float | None = None
-        while self._queue or self._busy:
-            while idle and self._queue:
-                worker, trial = idle.pop(), self._queue.popleft()
-                self._busy[worker.run.remote(trial)] = worker, trial
-            ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=_LOOK)
+        while self._queue or any(trial for _, trial in self._pending.values()):
+            while self._idle and self._queue:
+                worker, trial = self._idle.pop(), self._queue.popleft()
+                self._pending[worker.run.remote(trial)] = worker, trial
+            ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=_LOOK)
             if not ready:
                 workerless_since = self._look(workerless_since)
                 continue
-            worker, trial = self._busy.pop(ready[0])
+            worker, done = self._pending.pop(ready[0])
             try:
                 result = ray.get(ready[0])
             except ray.exceptions.RayActorError as error:
-                idle.append(self._new_worker())
-                if (line := self._lost(trial, error)) is not None:
+                self._start_worker()
+                if (line := self._lost(done, error)) is not None:
                     yield line
                 continue
-            idle.append(worker)
+            self._idle.append(worker)
             if isinstance(result, TamisError):
                 raise result
-            yield result
+            if done is None:
+                self._failed_starts = 0
+            else:
+                yield result
 
-    def _new_worker(self) -> Any:
-        options = self._options
-        remote = self._ray.remote(num_cpus=options.cpus, num_gpus=self._gpus)(_Worker)
-        return remote.remote(self._job, options.cpus)
+    def _start_worker(self) -> None:
+        cpus = self._options.cpus
+        remote = self._ray.remote(num_cpus=cpus, num_gpus=self._gpus)(_Worker)
+        worker = remote.remote(self._job, cpus)
+        self._pending[worker.begin.remote()] = worker, None
 
-    def _lost(self, trial: Trial, error: Exception) -> str | None:
+    def _lost(self, trial: Trial | None, error: Exception) -> str | None:
         """Have the trial run again, or say why it is given up."""
+        if trial is None:
+            self._failed_starts += 1
+            if self._failed_starts == _MOST_LOSSES:
+                raise error
+            return None
         self._losses[trial] = self._losses.get(trial, 0) + 1
         if self._losses[trial] == _MOST_LOSSES:
             return f"{trial}: its worker died {_MOST_LOSSES} times: {first_line(error)}"
