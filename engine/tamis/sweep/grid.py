@@ -67,13 +67,13 @@ class Sweep:
         self._digests: dict[tuple[float, str], str] = {}
         self._files = tables or {}
         self.recipes: dict[str, Recipe] = dict(zip(spec.recipe, spec.recipes(), strict=True))
+        self._check_recipes()
         if spec.scores is not None:
             for metric in spec.scored_metrics:
                 self._given.column(metric)
         elif spec.scored_metrics:
             get_metrics(spec.scored_metrics)
             spec.campaign()
-        self._check_recipes()
         self._check_sizes()
 
     def with_tables(self, tables: dict[float, Path]) -> Sweep:
