@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, UsageError
+from tamis.progress import Advance
 from tamis.sources.opening import open_source
 from tamis.sweep.on_ray import RayOptions
 from tamis.sweep.reading import read_sweep_spec
@@ -31,22 +32,22 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def spec(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepSpec:
-    """16 trials of a second, which need no scores."""
+    """16 trials, which need no scores and take a second or two."""
     root = tmp_path_factory.mktemp("ray")
     cut(open_bundle(digits_bundle), root / "train.beton", np.arange(256))
     convert(open_source("digits:test"), root / "test.beton")
     (root / "sweep.yaml").write_text(
         "train: train.beton\ntest: test.beton\nmetrics: [random]\nkeep: [1, 0.5]\n"
-        "sizes: [1, 0.5]\nseeds: 4\nrecipe: digits\nset: {epochs: 2, width: 4}\n"
+        "sizes: [1, 0.5]\nseeds: 4\nrecipe: digits\nset: {epochs: 4, width: 4}\n"
     )
     return read_sweep_spec(root / "sweep.yaml")
 
 
 @pytest.fixture(scope="module")
 def here(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrialRecord]:
-    """The same trials in one process of this machine."""
-    out = tmp_path_factory.mktemp("here")
-    return read_records(run_sweep(spec, out, device="cpu").records)
+    """The same trials of one seed in one process of this machine."""
+    out, one = tmp_path_factory.mktemp("here"), spec.model_copy(update={"seeds": 1})
+    return read_records(run_sweep(one, out, device="cpu").records)
 
 
 @pytest.fixture
@@ -63,29 +64,53 @@ def numbers(records: dict[str, TrialRecord]) -> dict[str, float]:
     return {key: record.run["test_loss"] for key, record in records.items()}
 
 
-def test_a_node_that_is_killed_costs_nothing_but_time(
-    spec: SweepSpec, here: dict[str, TrialRecord], cluster: Any, tmp_path: Path
+class JoinsAndDies:
+    """Watches a sweep: after one trial a node joins; once it has begun to work, it is killed."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster, self._node = cluster, None
+        self.killed_after: int | None = None
+        self._n_done, self._works = -1, False  # what was done before is told first
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
+        yield self._advance
+
+    def _advance(self, units: int = 1, /) -> None:
+        self._n_done += 1
+        if self._n_done == 1:
+            self._node = self._cluster.add_node(**_ROOM)
+        elif self._works and self.killed_after is None:
+            self._cluster.remove_node(self._node, allow_graceful=False)
+            self.killed_after = self._n_done
+        elif self._n_done > 1 and not self._works:
+            end = time.monotonic() + 3
+            while not self._works and time.monotonic() < end:
+                time.sleep(0.05)
+                # Each node holds a worker; the new one needs some seconds to open the sweep.
+                self._works = ray.available_resources().get("CPU", 0) == 0
+            time.sleep(10 if self._works else 0)
+
+
+def test_a_node_joins_and_is_killed(
+    spec: SweepSpec,
+    here: dict[str, TrialRecord],
+    cluster: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    second = cluster.add_node(**_ROOM)
-    lines = tmp_path / "records.jsonl"
-    killed: list[int] = []
-
-    def kill() -> None:
-        while not lines.exists() or lines.read_bytes().count(b"\n") < 3:
-            time.sleep(0.02)
-        killed.append(lines.read_bytes().count(b"\n"))
-        cluster.remove_node(second, allow_graceful=False)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    report = run_sweep(spec, tmp_path, device="cpu", ray=RayOptions(cluster.address))
-    killer.join()
-    assert 3 <= killed[0] < 14  # in the middle
+    """It gets a worker; what is lost with it, the other one runs again."""
+    monkeypatch.setattr("tamis.sweep.on_ray._LOOK", 0.2)
+    watch, options = JoinsAndDies(cluster), RayOptions(cluster.address)
+    report = run_sweep(spec, tmp_path, device="cpu", ray=options, progress=watch)
+    assert watch.killed_after is not None  # in the middle
+    assert watch.killed_after < 15
     assert (report.n_trials, report.n_done, report.n_failed) == (16, 16, 0)
-    keys = [json.loads(line)["key"] for line in lines.read_text().splitlines()]
+    lines = report.records.read_text().splitlines()
+    keys = [json.loads(line)["key"] for line in lines]
     assert len(keys) == len(set(keys)) == 16
-    found = read_records(lines)
-    assert numbers(found) == pytest.approx(numbers(here), rel=1e-3)
+    found = numbers(read_records(report.records))
+    assert {key: found[key] for key in here} == pytest.approx(numbers(here), rel=1e-3)
 
 
 def test_what_a_worker_cannot_open_is_told_as_here(

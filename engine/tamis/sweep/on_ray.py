@@ -5,7 +5,7 @@ The only file that imports Ray.
 Intended behaviour: a worker that is lost, with its node or alone, costs the trial that it was
 running and nothing else; the trial is run again by another one. Records are written by whoever
 called, never by a worker: none is lost, none is counted twice. A trial that loses three workers is
-reported as failed, because it may be what kills them.
+reported as failed, because it may be what kills them. Nodes that join later get workers, too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RayOptions:
     Attributes:
         address: Of the cluster, ``auto`` for the one of this machine; None starts one here, and
             stops it at the end.
-        workers: How many at once; None as many as the cluster holds.
+        workers: How many at most; None as many as the cluster holds.
         cpus: Cores of a worker, which are its threads.
         gpus: GPUs of a worker, or a share of one; None takes one where the cluster has any.
     """
@@ -152,8 +152,7 @@ class _Pool:
         has_gpus = any(_resources(node).get("GPU") for node in _alive(ray))
         wants_gpu = job.device != "cpu" and has_gpus
         self._gpus = options.gpus if options.gpus is not None else float(wants_gpu)
-        capacity = self._capacity()
-        if not capacity:
+        if not self._capacity():
             raise UsageError(
                 "--cpus-per-trial, --gpus-per-trial",
                 expected=f"a node with {options.cpus} CPUs and {self._gpus:g} GPUs",
@@ -162,30 +161,28 @@ class _Pool:
             )
         self._queue = deque(trials)
         self._losses: dict[Trial, int] = {}
-        self._failed_starts = 0
+        self._n_workers = self._failed_starts = 0
+        self._looked, self._held = 0.0, time.monotonic()
         self._idle: list[Any] = []
         # What is waited for → the worker, and what it does: a trial, or None while it begins. A
         # worker for which there is no room any more waits without a trial that others could run.
         self._pending: dict[Any, tuple[Any, Trial | None]] = {}
-        for _ in range(min(options.workers or capacity, len(trials))):
-            self._start_worker()
 
     def results(self) -> Iterator[TrialRecord | str]:
         ray = self._ray
-        workerless_since: float | None = None
         while self._queue or any(trial for _, trial in self._pending.values()):
+            self._look()
             while self._idle and self._queue:
                 worker, trial = self._idle.pop(), self._queue.popleft()
                 self._pending[worker.run.remote(trial)] = worker, trial
             ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=_LOOK)
             if not ready:
-                workerless_since = self._look(workerless_since)
                 continue
             worker, done = self._pending.pop(ready[0])
             try:
                 result = ray.get(ready[0])
             except ray.exceptions.RayActorError as error:
-                self._start_worker()
+                self._start_worker()  # waits until there is room for it
                 if (line := self._lost(done, error)) is not None:
                     yield line
                 continue
@@ -196,6 +193,26 @@ class _Pool:
                 self._failed_starts = 0
             else:
                 yield result
+
+    def _look(self) -> None:
+        """Every few seconds: workers for nodes that have joined; the end of patience with none."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        self._looked, capacity = now, self._capacity()
+        wanted = min(capacity, self._options.workers or capacity, len(self._queue))
+        for _ in range(self._n_workers, wanted):
+            self._n_workers += 1
+            self._start_worker()
+        if capacity:
+            self._held = now
+        elif now - self._held > _PATIENCE:
+            raise WorkFailedError(
+                "the Ray cluster",
+                expected="a node that holds a worker",
+                found=f"none for {_PATIENCE / 60:.0f} minutes",
+                do="add nodes and run the same command again: finished trials are kept",
+            )
 
     def _start_worker(self) -> None:
         cpus = self._options.cpus
@@ -227,20 +244,6 @@ class _Pool:
             )
             for node in _alive(self._ray)
         )
-
-    def _look(self, since: float | None) -> float | None:
-        """Since when no node could hold a worker, if that is so."""
-        if self._capacity():
-            return None
-        now = time.monotonic()
-        if since is not None and now - since > _PATIENCE:
-            raise WorkFailedError(
-                "the Ray cluster",
-                expected="a node that holds a worker",
-                found=f"none for {_PATIENCE / 60:.0f} minutes",
-                do="add nodes and run the same command again: finished trials are kept",
-            )
-        return since if since is not None else now
 
 
 def _alive(ray: Any) -> list[dict[str, Any]]:
