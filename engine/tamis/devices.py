@@ -13,12 +13,26 @@ from tamis.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["autocast", "n_cores", "resolve_device"]
+__all__ = ["autocast", "n_cores", "resolve_device", "use_threads"]
 
 
 def n_cores() -> int:
     """Cores that this process may use, which in a container or job are fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_threads(n: int) -> None:
+    """Let torch and Numba use ``n`` threads when the calling thread asks them for something.
+
+    Both: Numba's OpenMP layer gives its own number to torch, which shares the pool, with every call
+    of a kernel; and in how many parts numbers are added decides their last bits.
+    """
+    import numba
+    import torch
+
+    torch.set_num_threads(n)
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(n, most))
 
 
 def resolve_device(spec: str = "auto") -> torch.device:

@@ -303,6 +303,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("embed", train, tmp_path / "rows"), "name it rows.npy"),
         (("train", train, "--test", train, "--out", out, "--recipe", "big"), "small or digits"),
         (("train", train, "--test", train, "--out", out, "--set", "epochs"), "name=value"),
+        (("sweep", folder / "sweep.yaml", "--out", out, "--address", "auto"), "--executor ray"),
+        (("score", folder / "train.beton", out, "--workers", 2), "--executor ray"),
         (("sweep", tmp_path / "none.yaml", "--out", out), "found no file"),
         (("report", tmp_path / "empty"), "run first: tamis sweep"),
         (("demo", "--out", tmp_path / "images"), "found something else"),

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tamis.cli.cluster import (
+    Address,
+    CpusPerWorker,
+    Executor,
+    GpusPerWorker,
+    Workers,
+    cluster_options,
+)
 from tamis.cli.options import (
     Device,
     Json,
@@ -17,7 +25,6 @@ from tamis.cli.output import pairs, print_json, print_table, show_progress
 
 if TYPE_CHECKING:
     from tamis.report.page import Report
-    from tamis.sweep.on_ray import RayOptions
     from tamis.sweep.planning import SweepPlan
 
 __all__ = ["demo", "export_records", "report", "sweep"]
@@ -26,32 +33,11 @@ __all__ = ["demo", "export_records", "report", "sweep"]
 def sweep(
     spec: Annotated[Path, typer.Argument(help="SWEEP.yaml", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the records.", show_default=False)],
-    executor: Annotated[Literal["local", "ray"], typer.Option(help="Where trials run.")] = "local",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Trials at once. Default: 1; with ray as many as the cluster holds.",
-            show_default=False,
-        ),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Of a Ray cluster, or auto. Default: one is started here.", show_default=False
-        ),
-    ] = None,
-    cpus_per_trial: Annotated[
-        int | None, typer.Option(min=1, help="Cores, with ray. Default: 1.", show_default=False)
-    ] = None,
-    gpus_per_trial: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="GPUs or a share of one, with ray. Default: 1 where there are any.",
-            show_default=False,
-        ),
-    ] = None,
+    executor: Executor = "local",
+    workers: Workers = None,
+    address: Address = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what is there, as every call does.")
     ] = False,
@@ -72,7 +58,9 @@ def sweep(
     from tamis.sweep.running import run_sweep
 
     grid = read_sweep_spec(spec)
-    cluster = _ray_options(executor, address, workers, cpus_per_trial, gpus_per_trial)
+    cluster = cluster_options(
+        executor, address, workers, cpus_per_worker, gpus_per_worker, workers_here=True
+    )
     if dry_run:
         # What this machine takes says nothing of a cluster.
         plan = plan_sweep(grid, out, resolve_device(device) if cluster is None else None)
@@ -80,7 +68,13 @@ def sweep(
         return
     with show_progress() as progress:
         done = run_sweep(
-            grid, out, device=device, workers=workers, ray=cluster, track=track, progress=progress
+            grid,
+            out,
+            device=device,
+            workers=workers,
+            cluster=cluster,
+            track=track,
+            progress=progress,
         )
     if json:
         print_json(asdict(done))
@@ -90,30 +84,6 @@ def sweep(
         print(f"{done.records}: {done.n_done} of {done.n_trials} trials done")
     if done.n_failed:
         raise typer.Exit(1)
-
-
-def _ray_options(
-    executor: str,
-    address: str | None,
-    workers: int | None,
-    cpus: int | None,
-    gpus: float | None,
-) -> RayOptions | None:
-    from tamis.errors import UsageError
-    from tamis.sweep.on_ray import RayOptions
-
-    if executor == "ray":
-        return RayOptions(address, workers, cpus or 1, gpus)
-    given = {"--address": address, "--cpus-per-trial": cpus, "--gpus-per-trial": gpus}
-    unused = [name for name, value in given.items() if value is not None]
-    if unused:
-        raise UsageError(
-            ", ".join(unused),
-            expected="--executor ray, which they belong to",
-            found="--executor local",
-            do="pass --executor ray, or leave them out",
-        )
-    return None
 
 
 def _print_plan(plan: SweepPlan, json: bool) -> None:

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tamis.cli.cluster import (
+    Address,
+    CpusPerWorker,
+    Executor,
+    GpusPerWorker,
+    RayWorkers,
+    cluster_options,
+)
 from tamis.cli.options import (
     BundleArgument,
     Device,
@@ -94,6 +102,11 @@ def score(
     ] = False,
     loader: LoaderBackend = "auto",
     on_error: OnError = "fail",
+    executor: Executor = "local",
+    workers: RayWorkers = None,
+    address: Address = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -135,6 +148,7 @@ def score(
     if existing is not None:
         _refuse_replacing(existing, [metric.name for metric in wanted], out, overwrite)
     where = resolve_device(device)
+    cluster = cluster_options(executor, address, workers, cpus_per_worker, gpus_per_worker)
     kept = work if work is not None else out.with_suffix(".campaign")
     if kept.exists() and not kept.is_dir():
         raise UsageError(kept, expected="a folder", found="a file", do="name another with --work")
@@ -153,6 +167,7 @@ def score(
             test=testing,
             beside=existing,
             work=kept,
+            cluster=cluster,
             progress=progress,
         )
     table = merge_columns(existing, done.table) if existing else done.table

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
-from tamis.errors import BundleError, UsageError
+from tamis.bundles.opening import open_bundle
+from tamis.cluster import ClusterOptions, run_on_cluster
+from tamis.devices import resolve_device
+from tamis.errors import BundleError, UsageError, WorkFailedError
 from tamis.loaders.batch import Skipped
 from tamis.metrics.acquisition import Acquisition
 from tamis.metrics.context import Context
@@ -28,7 +32,7 @@ from tamis.metrics.metric import (
     Tracking,
 )
 from tamis.metrics.plan import CampaignPlan, make_plan
-from tamis.metrics.registry import METRICS
+from tamis.metrics.registry import METRICS, get_metrics
 from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.speed import measure_speed
 from tamis.metrics.store import RunStore
@@ -65,6 +69,7 @@ def score(
     test: Bundle | None = None,
     beside: ScoreTable | None = None,
     work: Path | None = None,
+    cluster: ClusterOptions | None = None,
     progress: Progress = QUIET,
 ) -> ScoreReport:
     """Compute metrics for every example of a bundle.
@@ -95,6 +100,8 @@ def score(
     campaign.prepare(beside)
     if test is not None:
         campaign.context.read_test_set()
+    if cluster is not None:
+        campaign.train_on(cluster, work)
     columns, seconds = campaign.columns()
     table = replace(unscored_table(bundle, campaign.context.positions), columns=columns)
     return ScoreReport(table, seconds, campaign.context.skipped)
@@ -118,6 +125,41 @@ def plan_campaign(
     campaign = _Campaign(bundle, metrics, settings, device, test, work, QUIET)
     campaign.prepare(beside)
     return campaign.plan()
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One network of a campaign: whole, early (to its early epoch) or subset, from 0."""
+
+    kind: Literal["whole", "early", "subset"]
+    number: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A campaign as another process begins it."""
+
+    bundle: Path
+    metrics: tuple[str, ...]
+    settings: CampaignSettings
+    device: str
+    test: Path | None
+    work: Path
+
+
+def _open(job: _Job, threads: int) -> Callable[[_Training], None]:
+    test = open_bundle(job.test) if job.test is not None else None
+    campaign = _Campaign(
+        open_bundle(job.bundle),
+        get_metrics(list(job.metrics)),
+        job.settings,
+        resolve_device(job.device),
+        test,
+        job.work,
+        QUIET,
+    )
+    campaign.prepare(None)
+    return campaign.train
 
 
 class _Campaign:
@@ -226,6 +268,50 @@ class _Campaign:
             self._acquisition,
             self._embeddings,
         )
+
+    def train_on(self, cluster: ClusterOptions, work: Path | None) -> None:
+        """Have a cluster train what is missing."""
+        context, trainings = self.context, self.missing()
+        if work is None:
+            raise UsageError(
+                "a campaign on a cluster",
+                expected="a folder for its networks, which all nodes see",
+                found="none",
+                do="pass one as work",
+            )
+        test = context.test.path if context.test is not None else None
+        names = tuple(metric.name for metric in self._metrics)
+        device = context.device.type
+        job = _Job(context.bundle.path, names, context.settings, device, test, work.resolve())
+        if not trainings:
+            return
+        with context.progress.task("score: networks on the cluster", len(trainings)) as advance:
+            for training, given_up in run_on_cluster(
+                partial(_open, job), trainings, cluster, use_gpus=device == "cuda"
+            ):
+                if given_up is not None:
+                    raise WorkFailedError(
+                        f"score: {training.kind} network {training.number}",
+                        expected="a worker that trains it",
+                        found=given_up.reason,
+                        do="run the same command again: what is finished is kept",
+                    )
+                advance()
+
+    def missing(self) -> list[_Training]:
+        """Networks that have to be trained and do not need each other."""
+        full, early = self._whole.missing()
+        whole = [_Training("whole" if n in full else "early", n) for n in sorted({*full, *early})]
+        subsets = self._subsets.missing() if self._subsets is not None else []
+        return whole + [_Training("subset", number) for number in subsets]
+
+    def train(self, training: _Training) -> None:
+        """Train one of them."""
+        if training.kind == "subset":
+            assert self._subsets is not None
+            self._subsets.train(training.number)
+        else:
+            self._whole.train(training.number, whole=training.kind == "whole")
 
     def columns(self) -> tuple[dict[str, ScoreColumn], dict[Needs, float]]:
         """Name → scores in the order asked for, and seconds of each kind of work."""

@@ -98,7 +98,7 @@ class SubsetTrainings:
         """Train what is missing, and ask kept networks about a test set that is new."""
         missing = self.missing()
         for i, number in enumerate(missing):
-            self._train(number, f"score: subset network {i + 1} of {len(missing)}")
+            self.train(number, label=f"score: subset network {i + 1} of {len(missing)}")
         for number in self.numbers if self._test else ():
             self._ask_about_test(number)
 
@@ -144,7 +144,8 @@ class SubsetTrainings:
             "test": test.digest if self._test and test is not None else None,
         }
 
-    def _train(self, number: int, label: str) -> None:
+    def train(self, number: int, *, label: str = "score") -> None:
+        """Train one, from 0, and keep what it says."""
         context, recipe = self._context, self._context.settings.recipe
         mask = self._mask(number)
         seeds = Seeds.from_one(derived_seed(context.settings.seed, "subset", number))

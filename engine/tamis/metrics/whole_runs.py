@@ -65,7 +65,7 @@ class WholeRuns:
         """Train what is missing, and read what is missing off networks that are kept."""
         full, early = self.missing()
         for number in sorted({*full, *early}):
-            self._train(number, whole=number in full, of=len(full) + len(early))
+            self.train(number, whole=number in full, of=len(full) + len(early))
         for number in self.early:
             self._read_later("early", number, self._early)
         for number in self.full:
@@ -114,7 +114,14 @@ class WholeRuns:
         watched = [m for m in self._late if isinstance(m.reading, Presentations | Tracking)]
         return any(column_name(m) not in kept for m in watched) or not kept
 
-    def _train(self, number: int, *, whole: bool, of: int) -> None:
+    def train(self, number: int, *, whole: bool, of: int = 1) -> None:
+        """Train one, to the end or to the early epoch, and keep what it gives.
+
+        Args:
+            number: Of the network, from 0.
+            whole: To the end.
+            of: How many are to be trained, for whoever waits.
+        """
         context, recipe = self._context, self._context.settings.recipe
         seeds = Seeds.from_one(derived_seed(context.settings.seed, "whole", number))
         n = context.n_examples

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
-import torch
-
-from tamis.devices import n_cores
+from tamis.devices import n_cores, use_threads
 from tamis.errors import TamisError, WorkFailedError
 from tamis.sweep.records import Trial, TrialRecord
 from tamis.sweep.runner import Job, Runner
@@ -94,5 +92,5 @@ def _run_in_worker(trial: Trial) -> TrialRecord | str:
         raise _runner
     # Before every trial, not once: libraries that share torch's pool set it back when they load
     # or run, and processes that all spin on all cores wait for each other.
-    torch.set_num_threads(_threads)
+    use_threads(_threads)
     return _runner.run(trial)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tamis.atomic import atomic_path
+from tamis.cluster import ClusterOptions
 from tamis.devices import resolve_device
 from tamis.progress import QUIET, Progress
 from tamis.sweep.local import run_here
-from tamis.sweep.on_ray import RayOptions, run_on_ray
+from tamis.sweep.on_ray import run_on_ray
 from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
 from tamis.sweep.runner import Job
 from tamis.sweep.scoring import open_sweep, score_initial_sets, table_files
@@ -44,7 +45,7 @@ def run_sweep(
     *,
     device: str = "auto",
     workers: int | None = None,
-    ray: RayOptions | None = None,
+    cluster: ClusterOptions | None = None,
     track: str | None = None,
     progress: Progress = QUIET,
 ) -> SweepReport:
@@ -55,14 +56,14 @@ def run_sweep(
         out: Folder of ``sweep.json`` (the spec) and ``records.jsonl``; made where it is missing.
         device: As in :func:`tamis.devices.resolve_device`.
         workers: Processes on this machine, 1 by default; the CPU's cores are shared out among them.
-        ray: Run the trials on a Ray cluster instead; scores are computed here all the same.
+        cluster: Run the trials on a Ray cluster instead, and train what scores are read off.
         track: Who is told of finished trials, see :class:`SweepTracks`.
         progress: Told of every trial.
 
     Raises:
         TamisError: Before any trial, where the spec does not fit its files.
     """
-    where = None if ray is not None else resolve_device(device)
+    where = None if cluster is not None else resolve_device(device)
     sweep = open_sweep(spec, out)
     out.mkdir(parents=True, exist_ok=True)
     records_path = out / "records.jsonl"
@@ -73,7 +74,7 @@ def run_sweep(
             partial.write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if not sweep.is_scored:
             scoring_device = where or resolve_device(device)
-            score_initial_sets(sweep, out, scoring_device, progress=progress)
+            score_initial_sets(sweep, out, scoring_device, cluster=cluster, progress=progress)
             sweep = open_sweep(spec, out)
         keys = {trial: sweep.key(trial) for trial in sweep.trials}
         missing = [trial for trial, key in keys.items() if key not in known]
@@ -85,7 +86,7 @@ def run_sweep(
         advance(len(keys) - len(missing))
         failures: list[str] = []
         job = Job(spec, table_files(sweep, out), device)
-        for result in _execute(job, missing, workers, ray):
+        for result in _execute(job, missing, workers, cluster):
             if isinstance(result, TrialRecord):
                 append(result)
                 tracks.tell(result)
@@ -97,8 +98,10 @@ def run_sweep(
 
 
 def _execute(
-    job: Job, trials: list[Trial], workers: int | None, ray: RayOptions | None
+    job: Job, trials: list[Trial], workers: int | None, cluster: ClusterOptions | None
 ) -> Iterator[TrialRecord | str]:
     if not trials:
         return iter(())
-    return run_here(job, trials, workers or 1) if ray is None else run_on_ray(job, trials, ray)
+    if cluster is not None:
+        return run_on_ray(job, trials, cluster)
+    return run_here(job, trials, workers or 1)

@@ -20,6 +20,7 @@ from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.bundles.virtual import restrict
+from tamis.cluster import ClusterOptions
 from tamis.metrics.campaign import plan_campaign, score
 from tamis.metrics.registry import get_metrics
 from tamis.progress import QUIET, Progress
@@ -49,7 +50,12 @@ def table_files(sweep: Sweep, out: Path) -> dict[float, Path]:
 
 
 def score_initial_sets(
-    sweep: Sweep, out: Path, device: torch.device, *, progress: Progress = QUIET
+    sweep: Sweep,
+    out: Path,
+    device: torch.device,
+    *,
+    cluster: ClusterOptions | None = None,
+    progress: Progress = QUIET,
 ) -> dict[float, Path]:
     """Compute what is missing of the scores.
 
@@ -57,6 +63,8 @@ def score_initial_sets(
         sweep: A checked sweep.
         out: Its folder; tables go to ``scores/`` in it, with what they were computed from.
         device: Where to train.
+        cluster: Where most of the networks are trained instead, see
+            :func:`tamis.metrics.campaign.score`.
         progress: Told of everything.
 
     Returns:
@@ -75,6 +83,7 @@ def score_initial_sets(
             sweep.spec.campaign(),
             device,
             work=path.with_suffix(".campaign"),
+            cluster=cluster,
             progress=progress,
         )
         before = read_score_table(path) if path.exists() else None

@@ -1,8 +1,11 @@
-"""Sweeps on a real Ray cluster of two nodes, both on this machine."""
+"""Work on a real Ray cluster of two nodes, both on this machine."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,20 +14,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
+from tamis.cluster import ClusterOptions
 from tamis.errors import BundleError, UsageError
+from tamis.metrics.campaign import score
+from tamis.metrics.registry import get_metrics
+from tamis.metrics.settings import CampaignSettings
 from tamis.progress import Advance
+from tamis.score_table import read_score_table
 from tamis.sources.opening import open_source
-from tamis.sweep.on_ray import RayOptions
 from tamis.sweep.reading import read_sweep_spec
 from tamis.sweep.records import TrialRecord, read_records
 from tamis.sweep.running import run_sweep
 from tamis.sweep.spec import SweepSpec
+from tamis.training.recipes import get_recipe
 
 ray = pytest.importorskip("ray")
+CPU = torch.device("cpu")
 # Of Ray's own; its sockets and log files close with the process.
 _ROOM = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -100,9 +110,9 @@ def test_a_node_joins_and_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It gets a worker; what is lost with it, the other one runs again."""
-    monkeypatch.setattr("tamis.sweep.on_ray._LOOK", 0.2)
-    watch, options = JoinsAndDies(cluster), RayOptions(cluster.address)
-    report = run_sweep(spec, tmp_path, device="cpu", ray=options, progress=watch)
+    monkeypatch.setattr("tamis.cluster._LOOK", 0.2)
+    watch, options = JoinsAndDies(cluster), ClusterOptions(cluster.address)
+    report = run_sweep(spec, tmp_path, device="cpu", cluster=options, progress=watch)
     assert watch.killed_after is not None  # in the middle
     assert watch.killed_after < 15
     assert (report.n_trials, report.n_done, report.n_failed) == (16, 16, 0)
@@ -122,15 +132,59 @@ def test_what_a_worker_cannot_open_is_told_as_here(
     from tamis.sweep.runner import Job
 
     with pytest.raises(BundleError, match="found no file"):
-        run_sweep(spec, tmp_path / "out", device="cpu", ray=RayOptions(cluster.address))
+        run_sweep(spec, tmp_path / "out", device="cpu", cluster=ClusterOptions(cluster.address))
 
 
 def test_more_than_a_node_holds_is_refused(spec: SweepSpec, cluster: Any, tmp_path: Path) -> None:
-    options = RayOptions(cluster.address, cpus=64)
+    options = ClusterOptions(cluster.address, cpus=64)
     with pytest.raises(UsageError, match="a node with 64 CPUs and 0 GPUs, found one with 1 CPUs"):
-        run_sweep(spec, tmp_path / "out", device="cpu", ray=options)
+        run_sweep(spec, tmp_path / "out", device="cpu", cluster=options)
 
 
 def test_an_address_where_nothing_answers(spec: SweepSpec, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a Ray cluster that answers"):
-        run_sweep(spec, tmp_path / "out", device="cpu", ray=RayOptions("127.0.0.1:1"))
+        run_sweep(spec, tmp_path / "out", device="cpu", cluster=ClusterOptions("127.0.0.1:1"))
+
+
+def test_scores_are_those_of_one_machine_to_the_bit(
+    spec: SweepSpec, cluster: Any, tmp_path: Path
+) -> None:
+    """Whole trainings, early ones and such on subsets, on two workers with a thread each."""
+    cluster.add_node(**_ROOM)
+    bundle, test = open_bundle(spec.train), open_bundle(spec.test)
+    metrics = get_metrics(["el2n", "forgetting", "memorization", "influence-max"])
+    recipe = get_recipe("digits", {"epochs": 2, "width": 4})
+    settings = CampaignSettings(recipe, models=1, early_models=2, subset_models=10)
+    there, options = tmp_path / "there", ClusterOptions(cluster.address)
+    found = score(
+        bundle, metrics, settings, CPU, test=test, work=there, cluster=options
+    ).table.columns
+    # With one thread from the beginning, as a worker with one core has.
+    alone = [
+        "score",
+        spec.train,
+        tmp_path / "alone.parquet",
+        "--test",
+        spec.test,
+        "--device",
+        "cpu",
+    ]
+    alone += ["--metrics", ",".join(metric.name for metric in metrics), "--recipe", "digits"]
+    alone += ["--set", "epochs=2", "--set", "width=4", "--models", 1, "--early-models", 2]
+    subprocess.run(
+        [sys.executable, "-c", "from tamis.cli import main; main()",
+         *map(str, alone), "--subset-models", "10", "--json"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    expected = read_score_table(tmp_path / "alone.parquet").columns
+    assert len(list(there.glob("*.pt"))) == 13
+    for name, column in expected.items():
+        np.testing.assert_array_equal(found[name].values, column.values)
+        assert found[name].info == column.info  # the networks' digests, too
+
+
+def test_scores_on_a_cluster_need_a_folder(spec: SweepSpec) -> None:
+    bundle, settings = open_bundle(spec.train), CampaignSettings(get_recipe("digits"))
+    with pytest.raises(UsageError, match="a folder for its networks"):
+        score(bundle, get_metrics(["el2n"]), settings, CPU, cluster=ClusterOptions())
