@@ -9,6 +9,7 @@ with Q the weighted squares about the law (Hurvich & Tsai 1989).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,13 +147,14 @@ class CurveStudy:
         return np.asarray(every[self.choice, np.arange(len(self.choice))], np.float64)
 
 
-def analyse(curve: Curve, noise: Noise, draws: Seeds) -> CurveStudy:
-    """Fit all laws that a curve has sizes for.
+def analyse(curve: Curve, noise: Noise, draws: Seeds, laws: Sequence[Law] = LAWS) -> CurveStudy:
+    """Fit the laws that a curve has sizes for.
 
     Args:
         curve: Of at least ``LEAST_SIZES`` sizes.
         noise: Of the sweep that it is a part of.
         draws: The resamples, shared by the sweep's curves.
+        laws: To compare; the first one asks for no more than ``LEAST_SIZES`` sizes.
     """
     centre = float(np.exp(np.log(curve.n_kept).mean()))
     x = np.log(curve.n_kept / centre)
@@ -165,7 +167,7 @@ def analyse(curve: Curve, noise: Noise, draws: Seeds) -> CurveStudy:
     pure = float(np.nansum(curve.deviations**2 / variance))
     n_runs = int(curve.n_runs.sum())
     fits, refused = [], {}
-    for law in LAWS:
+    for law in laws:
         if len(x) > law.n_parameters:
             fits.append(_fit(law, x, y, weight, pure, n_runs, centre))
         else:

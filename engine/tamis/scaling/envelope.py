@@ -82,8 +82,8 @@ def make_envelope(
     measured = np.array([_measured(within[w], size) for w, size in zip(winner, grid, strict=True)])
     honest = _by_other_seeds(errors, winner)
     value = _mean(honest, 0)
-    lower = np.concatenate([[np.inf], np.minimum.accumulate(np.where(measured, value, np.inf))])
-    used = measured & np.isfinite(value) & (value < lower[:-1])
+    least = np.minimum.accumulate(np.where(np.isfinite(value), value, np.inf))
+    used = measured & (value < np.concatenate([[np.inf], least[:-1]]))
     stock = np.array([_stock(within[w], size) for w, size in zip(winner, grid, strict=True)])
     first = within[0].key
     named = next((c.key for c in within if c.key.metric != "full"), first)

@@ -12,7 +12,7 @@ __all__ = ["Estimate", "estimate", "share"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; NaN ends where there is none."""
+    """A value with its 95 % interval, whose ends are NaN where there is none."""
 
     value: float
     low: float
@@ -36,9 +36,10 @@ def estimate(values: NDArray[np.float64]) -> Estimate:
         values: (1 + m,) float64.
     """
     again = values[1:]
-    if not len(again) or not np.isfinite(again).all():
+    if not len(again) or np.isnan(again).any():
         return Estimate(float(values[0]), float("nan"), float("nan"))
-    low, high = np.percentile(again, [2.5, 97.5])
+    # Without interpolation, which infinities do not bear.
+    low, high = np.quantile(again, [0.025, 0.975], method="inverted_cdf")
     return Estimate(float(values[0]), float(low), float(high))
 
 

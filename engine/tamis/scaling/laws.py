@@ -32,7 +32,7 @@ __all__ = [
 
 _Array = NDArray[np.float64]
 
-_FLAT = 1e-6  # beta below which the power law is meant
+_FLAT = 1e-8  # beta below which the power law is meant
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def _columns(theta: _Array) -> tuple[_Array, ...]:
 
 def _power(theta: _Array, centre: float) -> dict[str, _Array]:
     level, slope = theta[..., 0], theta[..., 1]
-    return {"a": np.exp(level + slope * np.log(centre)), "nu": slope}
+    with np.errstate(over="ignore"):
+        return {"a": np.exp(level + slope * np.log(centre)), "nu": slope}
 
 
 def _saturating(theta: _Array, centre: float) -> dict[str, _Array]:
@@ -144,7 +145,8 @@ def _saturating(theta: _Array, centre: float) -> dict[str, _Array]:
 
 def _exponential(theta: _Array, centre: float) -> dict[str, _Array]:
     level, slope = theta[..., 0], theta[..., 1]
-    return {"a": np.exp(level + slope), "b": slope / centre}
+    with np.errstate(over="ignore"):
+        return {"a": np.exp(level + slope), "b": slope / centre}
 
 
 def _exponential_floor(theta: _Array, centre: float) -> dict[str, _Array]:

@@ -437,16 +437,9 @@ def _needed(studies: list[CurveStudy], error: float) -> Needed | None:
     if not reaching:
         return None
     key, stock = min(reaching, key=lambda pair: float(pair[1][0]))
-    return Needed(key.metric, key.side, key.keep, _unbounded(stock))
-
-
-def _unbounded(stock: _Array) -> Estimate:
-    """A resample that never gets there asks for infinitely many."""
-    again = np.where(np.isfinite(stock[1:]), stock[1:], np.inf)
-    if not len(again):
-        return Estimate(float(stock[0]), math.nan, math.nan)
-    low, high = np.quantile(again, [0.025, 0.975], method="inverted_cdf")
-    return Estimate(float(stock[0]), float(low), float(high))
+    # A resample that never gets there asks for infinitely many.
+    unbounded = np.where(np.isfinite(stock), stock, np.inf)
+    return Needed(key.metric, key.side, key.keep, estimate(unbounded))
 
 
 def _way(one: Needed) -> tuple[str, str, float]:

@@ -13,6 +13,7 @@ from tamis.progress import QUIET, Progress
 from tamis.scaling.analysis import LEAST_SIZES, CurveStudy, analyse
 from tamis.scaling.curves import Curve, CurveKey, make_curves
 from tamis.scaling.envelope import Envelope, make_envelope
+from tamis.scaling.laws import POWER
 from tamis.scaling.noise import Noise, fit_noise
 from tamis.scaling.points import Point, PointSet
 from tamis.scaling.resampling import LEAST_SEEDS, Seeds
@@ -46,7 +47,7 @@ class EnvelopeStudy:
         key: Recipe, budget, metric and side; keep is 0, or 1 of the unpruned curve.
         envelope: None of the unpruned curve.
         judged: The analysis of the part that says how errors scale; None with too few sizes.
-        baseline: The unpruned curve over the same sizes; None where there is none.
+        baseline: The unpruned curve over the same sizes, as a power law; None where there is none.
         verdict: Better than a power law?
     """
 
@@ -161,8 +162,7 @@ def _of_metric(points: Iterable[Point], metric: str | None) -> list[Point]:
     if metric not in names:
         raise UsageError(
             "--metric",
-            expected="one of "
-            + (", ".join(names) or "the points' metrics, of which there is none"),
+            expected=", ".join(names) or "none, as all runs keep all",
             found=metric,
             do="name one of these, or leave it out",
         )
@@ -218,7 +218,7 @@ def _one_envelope(
         shared = full.part((full.n_kept >= 0.99 * low) & (full.n_kept <= 1.01 * high))
         for curve in (shared, full):
             if len(curve.n_kept) >= LEAST_SIZES + 1:
-                baseline = analyse(curve, noise, draws)
+                baseline = analyse(curve, noise, draws, [POWER])
                 break
     remarks = []
     if study is not None and (part.n_kept == part.n_total).all():
