@@ -52,7 +52,7 @@ def test_a_sweep_s_records_become_points(tmp_path: Path) -> None:
     found = read_points(tmp_path)
     assert found.n_test == 450
     assert found.points == (
-        Point(500, 500, 1.0, "full", "full", 0, pytest.approx(0.1), 2.0, 50, "small", "steps"),
+        Point(500, 500, 1.0, "full", "full", 0, 1 - 0.9, 2.0, 50, "small", "steps"),
         Point(150, 500, 0.3, "el2n", "hard", 1, 0.25, 2.0, 50, "small", "epochs"),
     )
     (tmp_path / "test.beton").unlink()

@@ -37,7 +37,7 @@ def fit(
     metric: _Metric = None,
     n_total: Annotated[
         float | None,
-        typer.Option(help="The largest set that envelopes may choose from. Default: all."),
+        typer.Option(min=1, help="The largest set that envelopes may choose from. Default: all."),
     ] = None,
     resamples: _Resamples = 500,
     seed: Seed = 0,

@@ -20,7 +20,7 @@ from tamis.scaling.estimates import Estimate, estimate, share
 from tamis.scaling.fitting import fit_law
 from tamis.scaling.laws import LAWS, Law, local_slope, log_error, size_of_error
 from tamis.scaling.noise import Noise
-from tamis.scaling.resampling import LEAST_SEEDS, Seeds, log_means
+from tamis.scaling.resampling import LEAST_SEEDS, Seeds, log_means, longer_tail
 
 __all__ = ["LEAST_SIZES", "NO_LAW", "CurveStudy", "LawFit", "LocalSlope", "analyse", "analyse_end"]
 
@@ -123,7 +123,8 @@ class CurveStudy:
 
     def n_kept(self, error: float) -> _Array:
         """(1 + m,) examples with which each resample's law reaches an error; NaN for never."""
-        return np.asarray(self.centre * np.exp(size_of_error(self._theta(), error)), np.float64)
+        with np.errstate(over="ignore"):
+            return np.asarray(self.centre * np.exp(size_of_error(self._theta(), error)), np.float64)
 
     def steeper(self) -> tuple[float, float]:
         """How much the laws that fall faster than any power law are better.
@@ -216,8 +217,6 @@ def _with_residuals(
     draws: Seeds,
 ) -> tuple[_Array, str]:
     """Resamples where no cell has two runs: scatter as about the law that has the least."""
-    from scipy import stats
-
     best: tuple[float, int] | None = None
     for law in LAWS:
         freedom = len(x) - law.n_parameters
@@ -229,8 +228,8 @@ def _with_residuals(
         return y, "nothing"
     # What few test examples do is known, and cannot be less.
     variance = max(best[0], 1.0) if noise.n_test else best[0]
-    t = float(stats.t.ppf(0.975, best[1]) / stats.norm.ppf(0.975))
-    moved = t * np.sqrt(variance / weight) * rng.standard_normal((draws.n_resamples, len(x)))
+    spread = longer_tail(best[1]) * np.sqrt(variance / weight)
+    moved = spread * rng.standard_normal((draws.n_resamples, len(x)))
     return np.concatenate([y, y + moved]), "residuals"
 
 
@@ -291,10 +290,10 @@ def _bends(x: _Array, y: _Array, weight: _Array) -> _Array | None:
 
 
 def _misfit(fit: LawFit, x: _Array, y: _Array, weight: _Array, freedom: int) -> float:
-    from scipy import stats
+    from scipy.special import fdtrc
 
     spare = len(x) - fit.law.n_parameters
     if not freedom or spare < 1:
         return math.nan
     squares = float((weight * (y - log_error(fit.theta[:1], x)[0]) ** 2).sum())
-    return float(stats.f.sf(squares / spare, spare, freedom))
+    return float(fdtrc(spare, freedom, squares / spare))

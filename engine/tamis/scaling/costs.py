@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tamis.scaling.points import Point
 
@@ -82,7 +83,7 @@ def fit_costs(points: Iterable[Point], scoring_seconds: Mapping[str, float] | No
     return Costs(basis, each, each * a_step, scoring)
 
 
-def _basis(points: list[Point], values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> _Basis:
+def _basis(points: list[Point], values: NDArray[np.float64]) -> _Basis:
     """To what the values are proportional best."""
     order: tuple[_Basis, ...] = ("n_kept", "n_total", "constant")
     spread = [

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["curves_panel", "scaling_figure", "slopes_panel"]
+__all__ = ["curves_of", "curves_panel", "scaling_figure", "slopes_panel"]
 
 _Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ def scaling_figure(study: ScalingStudy) -> Figure:
     panels = figure.subplots(max(1, len(rows)), 2, squeeze=False)
     groups = {(one.key.recipe, one.key.budget) for one in rows}
     for (left, right), one in zip(panels, rows, strict=False):
-        curves = _members(study, one)
+        curves = curves_of(study, one)
         curves_panel(left, curves, one)
         slopes_panel(right, curves, one)
         parts = [one.name, *((one.key.recipe, one.key.budget) if len(groups) > 1 else ())]
@@ -49,7 +49,7 @@ def scaling_figure(study: ScalingStudy) -> Figure:
     return figure
 
 
-def _members(study: ScalingStudy, one: EnvelopeStudy) -> list[CurveStudy]:
+def curves_of(study: ScalingStudy, one: EnvelopeStudy) -> list[CurveStudy]:
     """The curves behind an envelope, the largest keep fraction first."""
     found = [
         c
@@ -80,6 +80,8 @@ def curves_panel(axes: Axes, curves: list[CurveStudy], one: EnvelopeStudy) -> No
         line = ":" if study.misfit < NO_LAW else "-"
         axes.plot(n, errors[0], line, color=colour, linewidth=1.4, label=_label(study))
         axes.fill_between(n, *_interval(errors), color=colour, alpha=0.15, linewidth=0)
+    if any(study.misfit < NO_LAW for study in curves):
+        axes.plot([], [], ":", color=GREY, linewidth=1.4, label="dotted: no law describes it")
     if one.envelope is not None:
         frontier, spent = one.envelope.frontier, one.envelope.exhausted
         axes.plot(

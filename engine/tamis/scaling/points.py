@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tamis.bundles.opening import open_bundle
 from tamis.errors import BundleError, UsageError, first_line
-from tamis.sweep.records import TrialRecord, read_records
+
+if TYPE_CHECKING:
+    from tamis.sweep.records import TrialRecord
 
 __all__ = ["Point", "PointSet", "points_of_records", "read_csv", "read_points"]
 
@@ -70,6 +72,10 @@ def read_points(path: Path) -> PointSet:
     """
     if path.is_file():
         return read_csv(path)
+    from tamis.sweep.records import (
+        read_records,
+    )  # and with it torch, which a CSV file can do without
+
     records = read_records(path / "records.jsonl")
     if not records:
         raise UsageError(
@@ -107,6 +113,8 @@ def points_of_records(records: Iterable[TrialRecord]) -> list[Point]:
 
 def _n_test(spec: Path) -> int | None:
     """Examples of the sweep's test bundle; None where it is no longer there."""
+    from tamis.bundles.opening import open_bundle
+
     try:
         test = json.loads(spec.read_text(encoding="utf-8"))["test"]
         return open_bundle(test).n_examples

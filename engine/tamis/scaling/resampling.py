@@ -14,10 +14,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.hashing import derived_seed
 from tamis.scaling.curves import Curve
 from tamis.scaling.noise import Noise
 
-__all__ = ["LEAST_SEEDS", "Seeds", "log_means", "widening"]
+__all__ = ["LEAST_SEEDS", "Seeds", "log_means", "longer_tail", "widening"]
 
 _Array = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ class Seeds:
         self.seeds = np.unique(seeds)
         self.n_resamples, self.seed = n_resamples, seed
         m = len(self.seeds)
-        rng = np.random.default_rng([seed, 0])
+        rng = np.random.default_rng(derived_seed(seed, "seeds of scaling", m))
         self._counts = rng.multinomial(m, np.full(m, 1 / m), size=n_resamples).astype(np.float64)
 
     def counts(self, seeds: NDArray[np.int64]) -> _Array:
@@ -48,16 +49,19 @@ class Seeds:
 
     def generator(self, curve: Curve) -> np.random.Generator:
         """Random numbers of a curve's own, the same in every call."""
-        text = repr(curve.key).encode()
-        return np.random.default_rng([self.seed, 1, *text])
+        return np.random.default_rng(derived_seed(self.seed, repr(curve.key), 0))
 
 
 def widening(n_seeds: int) -> float:
     """The factor of deviations that makes percentiles of ``n_seeds`` ≥ 2 Student's interval."""
-    from scipy import stats
+    return math.sqrt(n_seeds / (n_seeds - 1)) * longer_tail(n_seeds - 1)
 
-    t = float(stats.t.ppf(0.975, n_seeds - 1))
-    return math.sqrt(n_seeds / (n_seeds - 1)) * t / _GAUSS
+
+def longer_tail(freedom: int) -> float:
+    """How much wider Student's 95 % interval is than Gauss's."""
+    from scipy.special import stdtrit  # scipy.stats has it, too, and takes a second to import
+
+    return float(stdtrit(freedom, 0.975)) / _GAUSS
 
 
 def log_means(curve: Curve, noise: Noise, draws: Seeds) -> _Array:
@@ -69,8 +73,6 @@ def log_means(curve: Curve, noise: Noise, draws: Seeds) -> _Array:
     Returns:
         (1 + n_resamples, k) or (1, k) float64.
     """
-    from scipy import stats
-
     centre = np.log(curve.means)
     few = int(curve.n_runs.min())
     if few >= LEAST_SEEDS:
@@ -81,8 +83,8 @@ def log_means(curve: Curve, noise: Noise, draws: Seeds) -> _Array:
         shift = counts @ np.nan_to_num(curve.deviations) / np.maximum(drawn, 1)
         moved = widening(few) * shift
     elif noise.freedom:
-        t = float(stats.t.ppf(0.975, noise.freedom))
-        spread = np.sqrt(noise.variance(curve.means) / curve.n_runs) * t / _GAUSS
+        spread = np.sqrt(noise.variance(curve.means) / curve.n_runs)
+        spread *= longer_tail(noise.freedom)
         rng = draws.generator(curve)
         moved = spread * rng.standard_normal((draws.n_resamples, len(centre)))
     else:
