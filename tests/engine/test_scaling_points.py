@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from scaling_laws import law_points
 from tamis.bundles.convert import convert
 from tamis.errors import UsageError
+from tamis.scaling.costs import recorded_scoring
 from tamis.scaling.curves import CurveKey
 from tamis.scaling.figures import scaling_figure
 from tamis.scaling.planning import Goal, make_plan
@@ -20,13 +22,21 @@ from tamis.scaling.points import Point, PointSet, read_points
 from tamis.scaling.studies import Settings, study_scaling
 from tamis.scaling.tables import plan_values, study_values, write_csv
 from tamis.sources.opening import open_source
-from tamis.sweep.records import Trial, TrialRecord, append_records
+from tamis.sweep.reading import read_sweep_spec
+from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
+from tamis.sweep.running import run_sweep
 
 HEADER = "n_kept,metric,side,keep,seed,error"
 
 
 def record(trial: Trial, n_examples: int, accuracy: float) -> TrialRecord:
-    run = {"n_examples": n_examples, "test_accuracy": accuracy, "train_seconds": 2.0, "steps": 50}
+    run: dict[str, object] = {
+        "n_examples": n_examples,
+        "test_accuracy": accuracy,
+        "train_seconds": 2.0,
+        "steps": 50,
+    }
+    run["recipe"] = {"name": trial.recipe}
     return TrialRecord(repr(trial), trial, trial.keep, {}, run)
 
 
@@ -43,32 +53,72 @@ def points() -> list[Point]:
     return found
 
 
-def test_a_sweep_s_records_become_points(tmp_path: Path) -> None:
-    convert(open_source("digits:test"), tmp_path / "test.beton")
-    (tmp_path / "sweep.json").write_text(json.dumps({"test": str(tmp_path / "test.beton")}))
-    with append_records(tmp_path / "records.jsonl") as append:
-        append(record(Trial("full", "full", 1.0, 0, "steps", 0.5, "small"), 500, 0.9))
-        append(record(Trial("el2n", "hard", 0.3, 1, "epochs", 0.5, "small"), 150, 0.75))
-    found = read_points(tmp_path)
+SPEC = """
+train: train.beton
+test: test.beton
+metrics: [random]
+keep: [1.0, 0.5]
+sizes: [1.0, 0.5, 0.25]
+seeds: 1
+recipe: digits
+set: {epochs: 1, width: 4}
+budget: epochs
+"""
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six short trainings on digits; not to be written to."""
+    root = tmp_path_factory.mktemp("scaling")
+    for part in ("train", "test"):
+        convert(open_source(f"digits:{part}"), root / f"{part}.beton")
+    (root / "sweep.yaml").write_text(SPEC)
+    run_sweep(read_sweep_spec(root / "sweep.yaml"), root / "out")
+    return root
+
+
+def test_a_sweep_s_records_become_points(sweep: Path) -> None:
+    found = read_points(sweep / "out")
     assert found.n_test == 450
-    assert found.points == (
-        Point(500, 500, 1.0, "full", "full", 0, 1 - 0.9, 2.0, 50, "small", "steps"),
-        Point(150, 500, 0.3, "el2n", "hard", 1, 0.25, 2.0, 50, "small", "epochs"),
-    )
-    (tmp_path / "test.beton").unlink()
-    assert read_points(tmp_path).n_test is None
+    assert len(found.points) == 6
+    cells = {(p.n_kept, p.n_total, p.keep, p.metric, p.side, p.seed) for p in found.points}
+    stocks = (1347, 674, 337)
+    full = {(n, n, 1.0, "full", "full", 0) for n in stocks}
+    assert {cell for cell in cells if cell[2] == 1} == full
+    for n_kept, n_total, keep, *_ in cells - full:
+        assert (keep, n_kept) == (0.5, round(n_total / 2))
+        assert min(abs(n_total - stock) for stock in stocks) <= 1
+    records = read_records(sweep / "out" / "records.jsonl")
+    errors = sorted(1 - record.run["test_accuracy"] for record in records.values())
+    assert sorted(p.error for p in found.points) == errors
+    assert all((p.recipe, p.budget) == ("digits", "epochs") for p in found.points)
+    assert all(p.steps == -(-p.n_kept // 64) and p.seconds for p in found.points)
+    study = study_scaling(found, Settings(n_resamples=100))
+    assert {c.resampled for c in study.curves} == {"residuals"}
+    assert all(one.verdict.answer == "cannot tell" for one in study.envelopes)
 
 
-def test_records_without_size_and_recipe_are_read(tmp_path: Path) -> None:
-    """As sweeps wrote them before there were sizes."""
-    old = {"metric": "full", "side": "full", "keep": 1.0, "seed": 0, "budget": "steps"}
-    line = {
-        "key": "k", "trial": old, "keep_fraction": 1.0, "per_class_kept": {},
-        "run": {"n_examples": 10, "test_accuracy": 0.5},
-    }  # fmt: skip
-    (tmp_path / "records.jsonl").write_text(json.dumps(line) + "\n")
-    (only,) = read_points(tmp_path).points
-    assert (only.recipe, only.seconds, only.n_total) == ("", None, 10)
+def test_records_of_other_settings_stay_out_unless_nobody_can_tell(
+    sweep: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(sweep / "out", out)
+    with append_records(out / "records.jsonl") as append:
+        append(record(Trial("full", "full", 1.0, 7, "steps", 0.5, "small"), 500, 0.9))
+    assert len(read_points(out).points) == 6
+    (out / "sweep.json").unlink()
+    found = read_points(out)
+    assert (len(found.points), found.n_test) == (7, None)
+    expected = Point(500, 500, 1.0, "full", "full", 7, 1 - 0.9, 2.0, 50, "small", "steps")
+    assert found.points[-1] == expected
+
+
+def test_the_cost_of_scoring_is_the_sweep_s_own(sweep: Path, tmp_path: Path) -> None:
+    runs = [Point(10, 10, 1, "full", "full", 0, 0.1), Point(5, 10, 0.5, "el2n", "hard", 0, 0.1)]
+    assert recorded_scoring(sweep / "out", runs) == {}
+    lines = [{"size": 0.5, "seconds": 3.0}, {"size": 1.0, "seconds": 5.0}]
+    (tmp_path / "scoring.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert recorded_scoring(tmp_path, runs) == {"el2n": 5.0}
 
 
 def test_a_csv_file_says_the_same(tmp_path: Path) -> None:

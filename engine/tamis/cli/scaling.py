@@ -101,6 +101,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """From a pilot sweep: which side to keep, how much, what it brings and what it costs."""
+    from tamis.scaling.costs import recorded_scoring
     from tamis.scaling.planning import Goal, make_plan
     from tamis.scaling.points import read_points
     from tamis.scaling.studies import Settings, study_scaling
@@ -113,7 +114,8 @@ def plan(
     settings = Settings(metric=metric, n_resamples=resamples, seed=seed)
     with show_progress() as progress:
         study = study_scaling(read_points(runs), settings, progress=progress)
-    found = make_plan(study, goal)
+    scoring = recorded_scoring(runs, study.points.points)
+    found = make_plan(study, goal, scoring_seconds=scoring)
     if json:
         print_json(plan_values(found))
         return

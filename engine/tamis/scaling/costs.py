@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from tamis.scaling.points import Point
 
-__all__ = ["Costs", "fit_costs"]
+__all__ = ["Costs", "fit_costs", "recorded_scoring"]
 
 _Basis = Literal["n_kept", "n_total", "constant"]
 
@@ -81,6 +82,21 @@ def fit_costs(points: Iterable[Point], scoring_seconds: Mapping[str, float] | No
         return Costs(basis, each, None, scoring)
     a_step = sum(p.seconds or 0.0 for p in both) / sum(p.steps or 0 for p in both)
     return Costs(basis, each, each * a_step, scoring)
+
+
+def recorded_scoring(runs: Path, points: Iterable[Point]) -> dict[str, float]:
+    """What scoring the largest set took a sweep that computed its scores itself.
+
+    Metric → seconds. One campaign serves all metrics, so each is given the whole of it: an upper
+    bound. Empty for a sweep that was given its scores, and for a CSV file.
+    """
+    if runs.is_file():
+        return {}
+    from tamis.sweep.scoring import scoring_seconds  # and with it torch
+
+    seconds = scoring_seconds(runs)
+    metrics = {p.metric for p in points} - {"full", "random"}
+    return dict.fromkeys(sorted(metrics), seconds[max(seconds)]) if seconds else {}
 
 
 def _basis(points: list[Point], values: NDArray[np.float64]) -> _Basis:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tamis.errors import BundleError, UsageError, first_line
+from tamis.errors import TamisError, UsageError, first_line
 
 if TYPE_CHECKING:
     from tamis.sweep.records import TrialRecord
@@ -67,6 +66,8 @@ class PointSet:
 def read_points(path: Path) -> PointSet:
     """The runs of a sweep's folder, or of a CSV file.
 
+    Of a folder those that its ``sweep.json`` describes; all of them where its files are gone.
+
     Raises:
         UsageError: Neither, or no runs in it.
     """
@@ -76,7 +77,8 @@ def read_points(path: Path) -> PointSet:
         read_records,
     )  # and with it torch, which a CSV file can do without
 
-    records = read_records(path / "records.jsonl")
+    known = read_records(path / "records.jsonl")
+    records, n_test = _of_sweep(path, known)
     if not records:
         raise UsageError(
             path,
@@ -84,7 +86,24 @@ def read_points(path: Path) -> PointSet:
             found="no finished trials" if path.is_dir() else "no such folder",
             do=f"run first: tamis sweep SWEEP.yaml --out {path}",
         )
-    return PointSet(tuple(points_of_records(records.values())), _n_test(path / "sweep.json"))
+    return PointSet(tuple(points_of_records(records)), n_test)
+
+
+def _of_sweep(folder: Path, known: dict[str, TrialRecord]) -> tuple[list[TrialRecord], int | None]:
+    """The sweep's own records, without those of earlier settings, and its test examples.
+
+    Where its bundles or scores are no longer there, all records, and None.
+    """
+    from tamis.sweep.scoring import open_sweep
+    from tamis.sweep.spec import SweepSpec
+
+    try:
+        text = (folder / "sweep.json").read_text(encoding="utf-8")
+        sweep = open_sweep(SweepSpec.model_validate_json(text), folder)
+        keys = [sweep.key(trial) for trial in sweep.trials]
+    except (OSError, ValueError, TamisError):
+        return list(known.values()), None
+    return [known[key] for key in keys if key in known], sweep.test.n_examples
 
 
 def points_of_records(records: Iterable[TrialRecord]) -> list[Point]:
@@ -109,17 +128,6 @@ def points_of_records(records: Iterable[TrialRecord]) -> list[Point]:
             )
         )
     return points
-
-
-def _n_test(spec: Path) -> int | None:
-    """Examples of the sweep's test bundle; None where it is no longer there."""
-    from tamis.bundles.opening import open_bundle
-
-    try:
-        test = json.loads(spec.read_text(encoding="utf-8"))["test"]
-        return open_bundle(test).n_examples
-    except (OSError, ValueError, KeyError, TypeError, BundleError):
-        return None
 
 
 def read_csv(path: Path) -> PointSet:
