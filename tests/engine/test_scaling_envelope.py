@@ -86,6 +86,19 @@ def test_random_pruning_is_no_better_than_the_unpruned_curve() -> None:
     assert found.verdict.bend.low > 0.1
 
 
+def test_a_bend_that_all_examples_show_is_not_the_pruning_s() -> None:
+    """Everything errs by one stretched exponential of what is kept."""
+
+    def law(n: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.exp(-np.sqrt(n / 6000)), np.float64)
+
+    sizes = np.geomspace(2000, 60_000, 7)
+    points = law_points(law, sizes, noise=0.02)
+    points += law_points(law, sizes / 2, noise=0.02, metric="m", keep=0.5, rng=1)
+    found = {one.name: one.verdict.answer for one in study(points).envelopes}
+    assert found == {"all": "yes", "m, hard": "no"}
+
+
 def test_three_sizes_cannot_tell() -> None:
     found = study(perceptron_points([1, 2, 4], [1, 0.5]))
     assert {one.verdict.answer for one in found.envelopes} == {"cannot tell"}
@@ -168,6 +181,17 @@ def test_errors_of_the_envelope_are_judged_by_seeds_that_did_not_choose() -> Non
         honest.append(float(found.frontier.means[0]))
     assert np.mean(low) < 0.2 * 0.97
     assert np.mean(honest) == pytest.approx(0.2, rel=0.015)
+
+
+def test_runs_that_are_missing_cost_no_others() -> None:
+    points = perceptron_points(np.geomspace(1, 16, 5), (1, 0.5), noise=0.01)
+    whole = envelope(points).frontier
+    some = [p for p in points if not (p.seed == 2 and p.n_total == 4000)]
+    part = envelope(some).frontier
+    np.testing.assert_array_equal(part.n_kept, whole.n_kept)
+    assert whole.n_runs.min() == 5
+    assert sorted(set(part.n_runs.tolist())) == [4, 5]
+    assert (part.n_runs == 5).sum() >= len(part.n_kept) - 2
 
 
 def test_a_smaller_stock_leaves_larger_ones_out() -> None:

@@ -114,6 +114,10 @@ def _along(curve: Curve, grid: _Array, seeds: NDArray[np.int64]) -> _Array:
     rows = np.searchsorted(seeds, curve.seeds)
     for row, deviation in zip(rows, curve.deviations, strict=True):
         errors[row, inside] = (mean * (1 + np.interp(at, known, deviation)))[inside]
+    # What was measured stands, also beside sizes at which a seed has no run.
+    node = np.abs(at[:, None] - known).argmin(1)
+    there = np.flatnonzero(np.abs(at - known[node]) < 1e-9)
+    errors[rows[:, None], there] = curve.errors[:, node[there]]
     return errors
 
 
