@@ -174,12 +174,12 @@ def test_scores_can_be_appended(folder: Path, tmp_path: Path) -> None:
 def test_every_command_has_help_and_stands_in_the_readme() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     names = [info.callback.__name__ for info in app.registered_commands if info.callback]
-    assert len(names) == 19
+    assert len(names) == 22
     for group in app.registered_groups:
         assert group.typer_instance is not None
         commands = group.typer_instance.registered_commands
         names += [f"theory {info.callback.__name__}" for info in commands if info.callback]
-    assert len(names) == 24
+    assert len(names) == 27
     for name in names:
         assert f"tamis {name.replace('_', '-')}" in readme, name
 
@@ -481,3 +481,44 @@ def test_train_learns_from_a_teacher_prunes_as_it_goes_and_goes_on_from_a_run(
         assert message in refused.stderr
         assert refused.stderr.count("\n") == 1
         assert not (tmp_path / "no").exists()
+
+
+def test_scaling_laws_are_fitted_drawn_and_planned_with(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    lines = ["n_kept,metric,side,keep,seed,error,seconds,steps"]
+    for keep, level in ((1, 0.2), (0.5, 0.16)):
+        for stock in (1000, 2000, 4000, 8000, 16_000):
+            for seed in range(3):
+                error = level * (stock * keep / 1000) ** -0.5 * (1 + 0.01 * (seed - 1))
+                n = round(stock * keep)
+                lines.append(f"{n},el2n,hard,{keep},{seed},{error},{n / 100},{n // 10}")
+    runs.write_text("\n".join(lines) + "\n")
+    plot, table = tmp_path / "scaling.png", tmp_path / "laws.csv"
+    found = answer("fit", runs, "--plot", plot, "--out", table, "--resamples", 100)
+    assert [(c["metric"], c["keep"], c["law"]) for c in found["curves"]] == [
+        ("el2n", 0.5, "power"),
+        ("full", 1.0, "power"),
+    ]
+    nu = found["curves"][0]["laws"][0]["parameters"]["nu"]
+    assert (nu["low"], nu["high"]) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert {one["name"]: one["verdict"]["answer"] for one in found["envelopes"]} == {
+        "all": "no",
+        "el2n, hard": "no",
+    }
+    assert (found["plot"], found["csv"]) == (str(plot), str(table))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert table.read_text().startswith("recipe,budget,metric,side,keep,n_sizes,n_seeds")
+    shown = tamis("fit", runs, "--resamples", 100).stdout
+    assert "el2n, hard: no, nothing better than a power law is seen." in shown
+    plan = answer("plan", runs, "--target-accuracy", 0.935, "--resamples", 100)
+    # 0.2 × 16^−½ = 0.05 with all, 0.16 × 8^−½ = 0.0566 with half of them.
+    assert (plan["chosen"]["keep"], plan["reached"]) == (0.5, 1)
+    assert plan["chosen"]["error"]["value"] == pytest.approx(0.16 / 8**0.5, rel=1e-3)
+    assert "keep the hardest 50 % by el2n" in tamis("plan", runs, "--target-accuracy", 0.935).stdout
+    for command, says in (
+        (("fit", tmp_path / "none"), "found no such folder; run first: tamis sweep"),
+        (("fit", runs, "--metric", "loss"), "--metric: expected el2n, found loss"),
+        (("fit", runs, "--plot", tmp_path / "a.bmp"), "--plot: expected a name that ends in .png"),
+        (("plan", runs, "--budget-steps", 5, "--budget-seconds", 5), "expected nothing with"),
+    ):
+        assert says in refused(*command)

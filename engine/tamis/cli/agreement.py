@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tamis.cli.options import Json, Overwrite
+from tamis.cli.options import Json, Overwrite, refuse_no_picture
 from tamis.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def agreement(
     from tamis.score_table import read_score_table
 
     if plot is not None:
-        _refuse_format(plot)
+        refuse_no_picture("--plot", plot)
         refuse_existing(plot, overwrite)
     table = read_score_table(scores)
     across = compare_tables(table, read_score_table(other)) if other is not None else {}
@@ -59,18 +59,6 @@ def agreement(
             ["metric", "Spearman", "of the hardest tenth in both"],
             [[name, f"{a.spearman:.3f}", f"{a.hardest:.0%}"] for name, a in across.items()],
             title="Two campaigns",
-        )
-
-
-def _refuse_format(plot: Path) -> None:
-    from tamis.errors import UsageError
-
-    if plot.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(
-            "--plot",
-            expected="a name that ends in .png, .svg or .pdf",
-            found=plot.name,
-            do=f"name it {plot.stem or 'agreement'}.png",
         )
 
 

@@ -19,6 +19,7 @@ from tamis.cli import (
     conversion,
     exchange,
     runs,
+    scaling,
     scores,
     scoring,
     theory,
@@ -73,6 +74,8 @@ for command in (
     runs.sweep,
     runs.export_records,
     runs.report,
+    scaling.fit,
+    scaling.plan,
     bench.bench,
     runs.demo,
 ):

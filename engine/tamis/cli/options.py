@@ -35,6 +35,7 @@ __all__ = [
     "Strata",
     "Workers",
     "parse_settings",
+    "refuse_no_picture",
 ]
 
 BundleArgument = Annotated[Path, typer.Argument(help="A .beton bundle.", show_default=False)]
@@ -119,3 +120,20 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
             )
         parsed[key] = value
     return parsed
+
+
+def refuse_no_picture(option: str, path: Path) -> None:
+    """Raise where a file's name is that of no picture.
+
+    Raises:
+        UsageError: It ends in neither .png, .svg nor .pdf.
+    """
+    from tamis.errors import UsageError
+
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(
+            option,
+            expected="a name that ends in .png, .svg or .pdf",
+            found=path.name,
+            do=f"name it {path.stem or 'figure'}.png",
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tamis.cli.options import Json, Overwrite, Seed
+from tamis.cli.options import Json, Overwrite, Seed, refuse_no_picture
 from tamis.cli.output import pairs, print_json, print_table, show_progress
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def figure(
     from tamis.theory.figures import draw_figure
     from tamis.theory.simulation import Setting
 
-    _refuse_format(out)
+    refuse_no_picture("--out", out)
     refuse_existing(out, overwrite)
     setting = None
     if simulation:
@@ -266,18 +266,6 @@ def figure(
         print_json({"figure": str(out.resolve()), "seconds": seconds})
     else:
         print(f"{out}: drawn in {seconds:.0f} s")
-
-
-def _refuse_format(out: Path) -> None:
-    from tamis.errors import UsageError
-
-    if out.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(
-            "--out",
-            expected="a name that ends in .png, .svg or .pdf",
-            found=out.name,
-            do=f"name it {out.stem or 'figure'}.png",
-        )
 
 
 @theory.command()
