@@ -68,6 +68,7 @@ FLOORS = {
     "tamis.theory.panels": 21,
     "tamis.theory.figures": 21,
     "tamis.report": 20,
+    "tamis.report.canvas": 8,
     "tamis.demo": 21,
     "tamis.benchmarks": 21,
     "tamis.cli": 22,
