@@ -62,8 +62,10 @@ def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = 
     bundle, table = sweep.train, sweep.table(max(sweep.spec.sizes))
     out, csv, tex = folder / "report.html", folder / "table.csv", folder / "table.tex"
     refuse_existing(out, overwrite)
+    # What is on record of a table from elsewhere is an earlier state of the sweep's.
+    scoring = scoring_seconds(folder) if sweep.spec.scores is None else {}
     with progress.task("report", 3) as advance:
-        sections = make_sections(summarise(records), scoring_seconds(folder))
+        sections = make_sections(summarise(records), scoring)
         tables = [part for section in sections for part in section.tables]
         pictures = gallery(bundle, table)
         advance()
