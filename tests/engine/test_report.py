@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from scipy import stats
 
@@ -31,6 +34,8 @@ from tamis.report.page import write_report
 from tamis.report.summary import summarise
 from tamis.report.verdict import verdict
 from tamis.score_table import ScoreColumn, ScoreTable
+from tamis.sweep import scoring
+from tamis.sweep.grid import Sweep
 from tamis.sweep.records import TrialRecord
 from tamis.sweep.spec import SweepSpec
 
@@ -114,8 +119,7 @@ def test_cells_say_difference_p_and_worst_class(page: Page) -> None:
     assert float(cells["Holm"]) == pytest.approx(3 * p, rel=0.05)
     assert cells["worst class, %"] == "50.33, 0"
     assert cells["training, s"] == "3"
-    assert cells["scoring, s"] == "not recorded"
-    assert cells["saved"] == f"+{100 * (1 - 3 / 11):.0f} %"
+    assert "What the scores took was not recorded" in page.text
 
 
 def test_recipes_budgets_and_sizes_are_never_mixed() -> None:
@@ -412,3 +416,29 @@ def test_scores_of_one_value_are_drawn(bundle: Bundle) -> None:
     values = {"flat": constant.values, "flatter": constant.values}
     histogram_plot(values)
     correlation_plot(list(values), rank_correlation(np.stack(list(values.values()))))
+
+
+def test_seconds_of_scoring_are_shown_where_the_sweep_computed_its_scores(
+    digits_bundle: Path, report_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = SweepSpec.model_validate_json((report_folder / "sweep.json").read_text())
+    spec = given.model_copy(update={"scores": None, "budget": ["epochs"], "sizes": [1.0]})
+    (tmp_path / "sweep.json").write_text(spec.model_dump_json())
+    table = random_scores(open_bundle(digits_bundle), ("el2n", "loss"))
+    monkeypatch.setattr(scoring, "score", lambda *_, **__: SimpleNamespace(table=table))
+    scoring.score_initial_sets(Sweep(spec), tmp_path, torch.device("cpu"))
+    sweep = scoring.open_sweep(spec, tmp_path)
+    lines = []
+    for record in known_records():
+        trial = replace(record.trial, budget="epochs")
+        lines.append(json.dumps(asdict(replace(record, trial=trial, key=sweep.key(trial)))))
+    (tmp_path / "records.jsonl").write_text("\n".join(lines) + "\n")
+    notes = [{"size": 1.0, "metrics": [m], "seconds": 24.0} for m in ("el2n", "loss")]
+    (tmp_path / "scoring.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
+    page = Page(write_report(tmp_path).html.read_text())
+    row = next(row for row in page.tables[1] if row[:3] == ["el2n", "hard", "0.2"])
+    cells = dict(zip(page.tables[1][0], row, strict=True))
+    # 48 seconds over four cells of three seeds; training took 3 of the full set's 11.
+    assert (cells["training, s"], cells["scoring, s"]) == ("3", "4")
+    assert cells["saved"] == f"+{100 * (1 - 7 / 11):.0f} %"
+    assert "took 48 s, once for all metrics" in page.text

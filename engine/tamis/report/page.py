@@ -87,6 +87,7 @@ def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = 
             plots=plots,
             class_plots=_class_plots(plots),
             gallery=pictures,
+            has_scoring=bool(scoring),
             seconds=sum(record.run["train_seconds"] for record in records),
             provenance=provenance(sweep, records, table, folder),
         )

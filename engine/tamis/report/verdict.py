@@ -36,10 +36,12 @@ def verdict(table: AccuracyTable) -> list[str]:
     if worse:
         sentences.append("Keeping the hardest is worse than random at " + _listed(worse) + ".")
     n_stay = sum(difference.stays_decided for _, _, difference in decided)
+    corrected = (
+        f"; {n_stay} of them remain after Holm's correction for the table's {table.n_compared}"
+    )
     sentences.append(
         f"Counted are paired 95 % intervals that exclude zero, {len(decided)} of {len(compared)}"
-        f" comparisons, and about one in twenty does by chance; {n_stay} of them remain after"
-        f" Holm's correction for the table's {table.n_compared}."
+        f" comparisons, and about one in twenty does by chance{corrected if decided else ''}."
     )
     return sentences
 
