@@ -67,11 +67,11 @@ FLOORS = {
     "tamis.theory": 19,
     "tamis.theory.panels": 21,
     "tamis.theory.figures": 21,
-    "tamis.report": 20,
-    "tamis.report.canvas": 8,
-    "tamis.demo": 21,
-    "tamis.benchmarks": 21,
-    "tamis.cli": 22,
+    "tamis.report.canvas": 19,
+    "tamis.report": 21,
+    "tamis.demo": 22,
+    "tamis.benchmarks": 22,
+    "tamis.cli": 23,
 }
 DOORS = {
     "cupy": "tamis_kernels.cuda.cupy_door",
