@@ -101,7 +101,8 @@ class Browser:
         return base64.b64decode(answer["data"])
 
     def pdf(self) -> bytes:
-        """The page as it prints."""
+        """The page as it prints, in the colour scheme that it is shown in."""
+        self._call("Emulation.setEmulatedMedia", media="print")
         return base64.b64decode(self._call("Page.printToPDF", printBackground=True)["data"])
 
     def close(self) -> None:
