@@ -95,8 +95,8 @@ def write_browsing_folder(
             out.rename(replaced)
         partial.rename(out)
     finally:
-        for folder in (partial, replaced):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     return len(rows)
 
 

@@ -92,12 +92,18 @@ def sizes_plot(tables: Sequence[AccuracyTable]) -> Figure:
         axes.set_title(Row(*name, {}).name, fontsize=10)
         axes.grid(alpha=0.25)
     _logarithmic(grid[0, 0])
-    for axes in grid.ravel()[len(panels) :]:
-        axes.set_visible(False)
+    for place in range(len(panels), rows * columns):
+        grid[-1, place % columns].set_visible(False)
+        grid[-2, place % columns].tick_params(labelbottom=True)
     figure.supxlabel("examples kept", fontsize=10)
     figure.supylabel("test error, %", fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    drawn = [axes.get_legend_handles_labels() for axes in grid.ravel()]
+    named = {
+        label: line for lines, labels in drawn for label, line in zip(labels, lines, strict=True)
+    }
+    figure.legend(
+        list(named.values()), list(named), loc="outside right upper", fontsize=8, frameon=False
+    )
     return figure
 
 
