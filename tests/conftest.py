@@ -102,6 +102,19 @@ def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def report_folder(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with known accuracies and its report (see :mod:`report_sweep`); not to be changed."""
+    # These load torch, which most tests do without.
+    from report_sweep import write_report_sweep
+    from tamis.report.page import write_report
+
+    folder = tmp_path_factory.mktemp("report")
+    write_report_sweep(digits_bundle, folder)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ffcv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundles that plain FFCV wrote (see :mod:`ffcv_bundles`); not to be written to."""
     folder = tmp_path_factory.mktemp("ffcv")

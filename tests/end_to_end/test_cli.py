@@ -156,6 +156,10 @@ def test_sweep_and_report(folder: Path) -> None:
     done = tamis("report", folder / "sweep", "--overwrite")
     assert "random" in done.stdout
     assert str(folder / "sweep" / "report.html") in done.stdout
+    browse = folder / "browse"
+    shown = answer("report", folder / "sweep", "--fiftyone", browse, "--max-images", 7)
+    assert shown == {"fiftyone": str(browse), "n_images": 7}
+    assert len(list(browse.glob("images/*/*.png"))) == 7
 
 
 def test_scores_can_be_appended(folder: Path, tmp_path: Path) -> None:

@@ -43,7 +43,11 @@ def test_the_demo_leaves_every_artifact_and_a_true_table(tmp_path: Path) -> None
     assert 0.5 < fifth < full
     (sentences,) = report.verdicts
     assert sentences[0].startswith("Keeping the hardest")
-    assert report.html.read_text().count("data:image/png") == 9 * 24
+    # Of nine metrics twelve hardest, twelve easiest, and twelve on which it disagrees.
+    page = report.html.read_text()
+    assert page.count('class="thumb"') == 9 * 36
+    assert 36 <= page.count("data:image/png") < 9 * 36
+    assert (out / "sweep" / "table.tex").is_file()
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tamis.statistics import mean_interval, paired_difference, rank_correlation
+from tamis.statistics import (
+    holm,
+    mean_interval,
+    paired_difference,
+    paired_p_value,
+    rank_correlation,
+)
 
 
 def test_the_interval_is_student_s() -> None:
@@ -37,6 +43,29 @@ def test_differences_are_paired_by_seed() -> None:
     assert found.mean - found.half_width == pytest.approx(low)
     assert found.n == 3
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_the_p_value_is_the_paired_t_test_s() -> None:
+    a = {0: 0.71, 1: 0.81, 2: 0.915, 7: 0.1}
+    b = {0: 0.72, 1: 0.80, 2: 0.900, 9: 0.9}
+    expected = stats.ttest_rel([a[s] for s in (0, 1, 2)], [b[s] for s in (0, 1, 2)])
+    assert paired_p_value(a, b) == pytest.approx(expected.pvalue)
+    # One seed, and seeds that all say the same, are no evidence.
+    assert math.isnan(paired_p_value({0: 0.5}, {0: 0.4}))
+    assert math.isnan(paired_p_value({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.5}))
+
+
+@pytest.mark.parametrize("p", [[], [0.03], [0.01, 0.04, 0.03, 0.005], [0.2, 0.2, 0.001, 0.9]])
+def test_holm_rejects_what_its_stepwise_rule_rejects(p: list[float]) -> None:
+    corrected = holm(p)
+    assert corrected.shape == (len(p),)
+    for level in np.linspace(0.001, 0.999, 500):
+        rejected = set()
+        for step, place in enumerate(np.argsort(p, kind="stable")):
+            if p[place] > level / (len(p) - step):
+                break
+            rejected.add(place)
+        assert {i for i, value in enumerate(corrected) if value <= level} == rejected
 
 
 def test_rank_correlation_is_spearman_s_with_ties() -> None:

@@ -117,6 +117,12 @@ class Bundle:
         return max(len(self.classes or ()), int(self.labels.max(initial=0)) + 1)
 
     @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """(n_classes,) names in label order; a label's number where it has none."""
+        named = self.classes or ()
+        return (*named, *(str(label) for label in range(len(named), self.n_classes)))
+
+    @cached_property
     def image_field(self) -> int:
         """Index of the image field ``image``, else of the first image field.
 

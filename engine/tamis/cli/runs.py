@@ -25,6 +25,7 @@ from tamis.cli.output import pairs, print_json, print_table, show_progress
 
 if TYPE_CHECKING:
     from tamis.report.page import Report
+    from tamis.statistics import Interval
     from tamis.sweep.planning import SweepPlan
 
 __all__ = ["demo", "export_records", "report", "sweep"]
@@ -125,15 +126,56 @@ def export_records(
 
 def report(
     folder: Annotated[Path, typer.Argument(help="The --out of a sweep.", show_default=False)],
+    fiftyone: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead write the training images with their scores to this folder for FiftyOne.",
+            show_default=False,
+        ),
+    ] = None,
+    max_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --fiftyone: no more, drawn at random.", show_default=False),
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Records → report.html, table.csv and plots beside them."""
+    """Records → report.html, and its tables (CSV, LaTeX) and plots (PNG, SVG) beside it."""
     from tamis.report.page import write_report
 
+    if fiftyone is not None:
+        _write_browsing_folder(folder, fiftyone, max_images, overwrite, json)
+        return
+    if max_images is not None:
+        from tamis.errors import UsageError
+
+        raise UsageError(
+            "--max-images",
+            expected="--fiftyone, which it belongs to",
+            found="none",
+            do="pass --fiftyone FOLDER, or leave it out",
+        )
     with show_progress() as progress:
         done = write_report(folder, overwrite=overwrite, progress=progress)
     _print_report(done, json)
+
+
+def _write_browsing_folder(
+    folder: Path, out: Path, max_images: int | None, overwrite: bool, json: bool
+) -> None:
+    from tamis.report.browsing import write_browsing_folder
+    from tamis.report.page import read_sweep
+
+    sweep, _ = read_sweep(folder)
+    table = sweep.table(max(sweep.spec.sizes))
+    with show_progress() as progress:
+        n_images = write_browsing_folder(
+            sweep.train, table, out, max_images=max_images, overwrite=overwrite, progress=progress
+        )
+    if json:
+        print_json({"fiftyone": out, "n_images": n_images})
+    else:
+        print(f"{out}: {n_images:,} images; load and show them: python {out / 'load.py'}")
 
 
 def demo(
@@ -156,33 +198,29 @@ def _print_report(done: Report, json: bool) -> None:
             {
                 "report": done.html.resolve(),
                 "csv": done.csv,
+                "latex": done.latex,
                 "plots": done.plots,
                 "verdicts": done.verdicts,
             }
         )
         return
     for table, sentences in zip(done.tables, done.verdicts, strict=True):
-        full = [_interval(table.full)] if table.full else []
+        full = [_interval(table.full.accuracy)] if table.full else []
         rows = [["full", *full, *[""] * len(table.keeps)]] if full else []
         for row in table.rows:
-            cells = [_cell(row.cells.get(keep)) for keep in table.keeps]
+            cells = [
+                _interval(row.cells[keep].accuracy) if keep in row.cells else ""
+                for keep in table.keeps
+            ]
             rows.append([row.name, *[""] * len(full), *cells])
-        title = f"Test accuracy in %, same {table.budget}; mean ± 95 % interval"
+        of = f", {100 * table.size:g} % of the set" if table.size < 1 else ""
+        title = f"Test accuracy in %, {table.recipe}, same {table.budget}{of}; mean ± 95 % interval"
         headers = ["keep fraction", *["1"] * len(full), *(f"{keep:g}" for keep in table.keeps)]
         print_table(headers, rows, title)
         print("\n".join(sentences))
     print(f"\nreport: {done.html.resolve()}")
 
 
-def _cell(cell: object) -> str:
-    from tamis.report.summary import Cell
-
-    return _interval(cell.accuracy) if isinstance(cell, Cell) else ""
-
-
-def _interval(interval: object) -> str:
-    from tamis.statistics import Interval
-
-    assert isinstance(interval, Interval)
+def _interval(interval: Interval) -> str:
     spread = "" if interval.n < 2 else f" ± {100 * interval.half_width:.2f}"
     return f"{100 * interval.mean:.2f}{spread}"

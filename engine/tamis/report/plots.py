@@ -1,7 +1,8 @@
-"""The report's plots, each as a matplotlib figure."""
+"""Plots of scores: their histograms, what they keep of each class, how far they agree."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,49 +10,11 @@ from numpy.typing import NDArray
 
 from tamis.agreement import cluster_metrics
 from tamis.report.canvas import COLOURS, GREY, new_figure
-from tamis.report.summary import AccuracyTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy_plot", "class_keep_plot", "correlation_plot", "histogram_plot"]
-
-_LINES = {"easy": "--", "stratified": "-.", "moderate": ":"}
-
-
-def accuracy_plot(table: AccuracyTable) -> Figure:
-    """Test accuracy against keep fraction, mean and 95 % interval over the seeds."""
-    figure = new_figure(7, 4.2)
-    axes = figure.add_subplot()
-    metrics = [row.metric for row in table.rows if row.metric != "random"]
-    colour = {metric: COLOURS[i % len(COLOURS)] for i, metric in enumerate(dict.fromkeys(metrics))}
-    for row in table.rows:
-        keeps = sorted(row.cells)
-        accuracies = [row.cells[keep].accuracy for keep in keeps]
-        is_random = row.metric == "random"
-        axes.errorbar(
-            keeps,
-            [100 * a.mean for a in accuracies],
-            yerr=[0.0 if np.isnan(a.half_width) else 100 * a.half_width for a in accuracies],
-            label=row.name,
-            color="black" if is_random else colour[row.metric],
-            linestyle=_LINES.get(row.side, "-"),
-            linewidth=2.2 if is_random else 1.4,
-            marker="o",
-            markersize=4,
-            capsize=2,
-        )
-    if table.full is not None:
-        axes.axhline(100 * table.full.mean, color=GREY, linewidth=1, linestyle=":", label="full")
-    low, high = axes.get_ylim()
-    # Intervals of few seeds reach where no accuracy can be.
-    axes.set_ylim(max(low, 0), min(high, 101))
-    axes.set_xlabel("keep fraction")
-    axes.set_ylabel("test accuracy, %")
-    axes.set_title(f"same {table.budget} for every run", fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
+__all__ = ["class_keep_plot", "correlation_plot", "histogram_plot"]
 
 
 def histogram_plot(scores: dict[str, NDArray[np.float32]]) -> Figure:
@@ -71,27 +34,38 @@ def histogram_plot(scores: dict[str, NDArray[np.float32]]) -> Figure:
 
 
 def class_keep_plot(
-    rates: dict[str, NDArray[np.float64]], classes: list[str], keep: float
+    rates: dict[str, NDArray[np.float64]], classes: Sequence[str], keep: float
 ) -> Figure:
     """The share of each class that each row keeps at one keep fraction, as a heat map.
 
     Args:
-        rates: Row name → (n_classes,) share kept.
+        rates: Row name → (n_classes,) share kept; NaN for a class without examples.
         classes: Class names.
         keep: The keep fraction of all rows.
     """
-    shown = len(classes) <= 25
-    figure = new_figure(1.8 + min(10.0, 0.42 * len(classes)), 1.6 + 0.34 * len(rates))
+    named = len(classes) <= 25
+    figure = new_figure(2.2 + min(10.0, 0.46 * len(classes)), 1.6 + 0.34 * len(rates))
     axes = figure.add_subplot()
     grid = np.stack(list(rates.values()))
-    image = axes.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=max(1e-9, grid.max()))
+    most = max(1e-9, float(np.nanmax(grid)))
+    image = axes.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=most)
     axes.set_yticks(range(len(rates)), list(rates), fontsize=8)
-    if shown:
-        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
+    if named:
+        axes.set_xticks(range(len(classes)), classes, fontsize=8)
+        if max(map(len, classes)) > 2:
+            for text in axes.get_xticklabels():
+                text.set(rotation=60, ha="right", rotation_mode="anchor")
+        for row, column in np.ndindex(*grid.shape):
+            share = grid[row, column]
+            axes.text(
+                column, row, "–" if np.isnan(share) else f"{100 * share:.0f}", ha="center",
+                va="center", fontsize=7, color="black" if share > 0.6 * most else "white",
+            )  # fmt: skip
     else:
         axes.set_xlabel(f"{len(classes)} classes, in label order")
-    axes.set_title(f"share of each class that is kept, keep fraction {keep:g}", fontsize=10)
-    figure.colorbar(image, ax=axes, shrink=0.8)
+    axes.set_title(f"% of each class that is kept, keep fraction {keep:g}", fontsize=10)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8)
+    bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}")
     return figure
 
 
@@ -120,7 +94,7 @@ def correlation_plot(names: list[str], correlation: NDArray[np.float64]) -> Figu
         value = correlation[order[row], order[column]]
         dark = abs(value) > 0.6
         axes.text(
-            column, row, "–" if np.isnan(value) else f"{value:.2f}", ha="center", va="center",
+            column, row, "–" if np.isnan(value) else f"{value:z.2f}", ha="center", va="center",
             fontsize=7 if len(names) < 15 else 6, color="white" if dark else "black",
         )  # fmt: skip
     above.set_title("Spearman's rank correlation of the scores", fontsize=10)

@@ -1,32 +1,79 @@
-"""What the records of a sweep say, as tables of means with intervals."""
+"""What the records of a sweep say, as tables of means with intervals and paired tests."""
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from tamis.atomic import atomic_path
-from tamis.statistics import Interval, mean_interval, paired_difference
+import numpy as np
+
+from tamis.statistics import Interval, holm, mean_interval, paired_difference, paired_p_value
 from tamis.sweep.records import TrialRecord
+from tamis.training.loop import Budget
 
-__all__ = ["AccuracyTable", "Cell", "Row", "summarise", "verdict", "write_csv"]
+__all__ = ["AccuracyTable", "Cell", "Difference", "Row", "WorstClass", "summarise"]
+
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a cell has over random, over the seeds that both have.
+
+    Attributes:
+        interval: Mean of the paired differences of accuracy, with its 95 % interval.
+        p: Of the paired t-test, two-sided; NaN where seeds do not differ, or there is one.
+        p_holm: The same after Holm's correction over the comparisons of the table.
+    """
+
+    interval: Interval
+    p: float
+    p_holm: float
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether p is below 5 %: the interval excludes zero."""
+        return self.p < _ALPHA
+
+    @property
+    def stays_decided(self) -> bool:
+        """Whether that is so after the correction, too."""
+        return self.p_holm < _ALPHA
+
+
+@dataclass(frozen=True)
+class WorstClass:
+    """The class with the lowest test accuracy.
+
+    Attributes:
+        accuracy: Mean over the seeds of the lowest accuracy of any class.
+        label: The class that had it most often; of several the first.
+        n_seeds: In how many seeds.
+    """
+
+    accuracy: float
+    label: int
+    n_seeds: int
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Accuracy of one metric, side and keep fraction over its seeds.
+    """One metric, side and keep fraction over its seeds.
 
     Attributes:
-        accuracy: Share, with its 95 % interval.
-        minus_random: Paired difference from random at the same keep fraction, over the seeds
-            that both have; None for random and full.
+        accuracy: Share of the test set, with its 95 % interval.
+        minus_random: None for random and full, and where no seed is shared with random.
+        worst: Its worst class; None where no class has test examples.
+        n_kept: Examples trained on, mean over the seeds.
+        train_seconds: The training loop, mean over the seeds.
     """
 
     accuracy: Interval
-    minus_random: Interval | None
+    minus_random: Difference | None
+    worst: WorstClass | None
+    n_kept: float
+    train_seconds: float
 
 
 @dataclass(frozen=True)
@@ -45,116 +92,124 @@ class Row:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """All rows of one compute budget: random first, full last.
+    """All rows of one recipe, compute budget and size of the initial set.
 
     Attributes:
+        recipe: Its name.
         budget: "steps" or "epochs".
+        size: Share of the training bundle that is the initial set.
         keeps: Keep fractions below 1, descending.
         rows: Random, then the metrics by name and side.
-        full: The unpruned set, or None where it was not run.
+        full: The set that is not pruned, or None where it was not run.
+        n_compared: Comparisons with random, over which Holm's correction goes.
     """
 
-    budget: str
+    recipe: str
+    budget: Budget
+    size: float
     keeps: tuple[float, ...]
     rows: tuple[Row, ...]
-    full: Interval | None
+    full: Cell | None
+    n_compared: int
+
+    @property
+    def cells(self) -> list[tuple[Row, float, Cell]]:
+        """Row, keep fraction and cell of everything: random first, full last."""
+        full = [] if self.full is None else [Row("full", "full", {1.0: self.full})]
+        return [
+            (row, keep, row.cells[keep])
+            for row in (*self.rows, *full)
+            for keep in sorted(row.cells, reverse=True)
+        ]
+
+
+_Seeds = dict[int, TrialRecord]
+_Rows = dict[tuple[str, str], dict[float, _Seeds]]
 
 
 def summarise(records: Iterable[TrialRecord]) -> list[AccuracyTable]:
-    """Average the records, one table per budget."""
-    values: dict[str, dict[tuple[str, str], dict[float, dict[int, float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(dict))
-    )
+    """Average the records over their seeds.
+
+    Returns:
+        One table for each recipe, budget and size, in the order in which recipe and budget appear
+        first; of sizes the largest first.
+    """
+    parts: dict[tuple[str, Budget], dict[float, _Rows]] = {}
     for record in records:
         trial = record.trial
-        cell = values[trial.budget][trial.metric, trial.side][trial.keep]
-        cell[trial.seed] = record.run["test_accuracy"]
-    return [_table(budget, rows) for budget, rows in sorted(values.items())]
-
-
-def _table(
-    budget: str, values: dict[tuple[str, str], dict[float, dict[int, float]]]
-) -> AccuracyTable:
-    full = values.get(("full", "full"), {}).get(1.0)
-    random = values.get(("random", "random"), {})
-    rows = []
-    for metric, side in sorted(values, key=lambda name: (name[0] != "random", *name)):
-        if metric == "full":
-            continue
-        cells = {}
-        for keep, by_seed in values[metric, side].items():
-            compared = metric != "random" and keep in random
-            difference = paired_difference(by_seed, random[keep]) if compared else None
-            cells[keep] = Cell(mean_interval(list(by_seed.values())), difference)
-        rows.append(Row(metric, side, cells))
-    keeps = sorted({keep for row in rows for keep in row.cells}, reverse=True)
-    whole = mean_interval(list(full.values())) if full else None
-    return AccuracyTable(budget, tuple(keeps), tuple(rows), whole)
-
-
-def verdict(table: AccuracyTable) -> list[str]:
-    """What the table shows about keeping the hardest, in plain sentences.
-
-    A difference counts where its paired 95 % interval excludes zero; the number of comparisons is
-    stated because one in twenty does so by chance.
-    """
-    compared = [
-        (row, keep, cell.minus_random)
-        for row in table.rows
-        for keep, cell in row.cells.items()
-        if row.side == "hard" and cell.minus_random is not None
+        sizes = parts.setdefault((trial.recipe, trial.budget), {})
+        rows = sizes.setdefault(trial.size, defaultdict(lambda: defaultdict(dict)))
+        rows[trial.metric, trial.side][trial.keep][trial.seed] = record
+    return [
+        _table(recipe, budget, size, sizes[size])
+        for (recipe, budget), sizes in parts.items()
+        for size in sorted(sizes, reverse=True)
     ]
-    if not compared:
-        return ["Nothing was compared with random on the hard side."]
-    if all(d.n < 2 for _, _, d in compared):
-        return ["One seed says nothing about chance: run at least two to compare with random."]
-    decided = [(row, keep, d) for row, keep, d in compared if d.excludes_zero]
-    better = [entry for entry in decided if entry[2].mean > 0]
-    worse = [entry for entry in decided if entry[2].mean < 0]
-    sentences = []
-    if better:
-        sentences.append("Keeping the hardest beats random at " + _listed(better) + ".")
-    else:
-        metrics = " or ".join(dict.fromkeys(row.metric for row, _, _ in compared))
-        sentences.append(f"Keeping the hardest by {metrics} beat random nowhere in this sweep.")
-    if worse:
-        sentences.append("Keeping the hardest is worse than random at " + _listed(worse) + ".")
-    sentences.append(
-        f"Counted are paired 95 % intervals that exclude zero, {len(decided)} of {len(compared)}"
-        " comparisons; about one in twenty does by chance."
+
+
+def _table(recipe: str, budget: Budget, size: float, parts: _Rows) -> AccuracyTable:
+    random = parts.get(("random", "random"), {})
+    cells: dict[tuple[str, str, float], Cell] = {}
+    for (metric, side), by_keep in parts.items():
+        for keep, seeds in by_keep.items():
+            is_compared = metric not in ("random", "full") and keep in random
+            cells[metric, side, keep] = _cell(seeds, random[keep] if is_compared else {})
+    cells, n_compared = _corrected(cells)
+    names = sorted(parts.keys() - {("full", "full")}, key=lambda name: (name[0] != "random", *name))
+    rows = tuple(Row(*name, {keep: cells[*name, keep] for keep in parts[name]}) for name in names)
+    keeps = sorted({keep for row in rows for keep in row.cells}, reverse=True)
+    full = cells.get(("full", "full", 1.0))
+    return AccuracyTable(recipe, budget, size, tuple(keeps), rows, full, n_compared)
+
+
+def _cell(seeds: _Seeds, random: _Seeds) -> Cell:
+    values, baseline = _accuracies(seeds), _accuracies(random)
+    interval = paired_difference(values, baseline)
+    difference = None
+    if interval is not None:
+        difference = Difference(interval, paired_p_value(values, baseline), float("nan"))
+    runs = [record.run for record in seeds.values()]
+    return Cell(
+        mean_interval(list(values.values())),
+        difference,
+        _worst_class([run["per_class_accuracy"] for run in runs]),
+        float(np.mean([run["n_examples"] for run in runs])),
+        float(np.mean([run["train_seconds"] for run in runs])),
     )
-    return sentences
 
 
-def _listed(entries: list[tuple[Row, float, Interval]]) -> str:
-    return "; ".join(
-        f"{row.metric}, keep {keep:g} ({100 * d.mean:+.2f} ± {100 * d.half_width:.2f} points)"
-        for row, keep, d in sorted(entries, key=lambda entry: -abs(entry[2].mean))
-    )
+def _accuracies(seeds: _Seeds) -> dict[int, float]:
+    return {seed: record.run["test_accuracy"] for seed, record in seeds.items()}
 
 
-def write_csv(tables: list[AccuracyTable], out: Path) -> None:
-    """One line per budget, metric, side and keep fraction; accuracies as shares."""
-    with (
-        atomic_path(out, overwrite=True) as partial,
-        partial.open("w", newline="", encoding="utf-8") as sink,
-    ):
-        writer = csv.writer(sink)
-        identity = ["budget", "metric", "side", "keep_fraction", "n_seeds"]
-        writer.writerow(
-            [*identity, "accuracy", "accuracy_ci95", "minus_random", "minus_random_ci95"]
-        )
-        for table in tables:
-            for row in table.rows:
-                for keep, cell in sorted(row.cells.items(), reverse=True):
-                    difference = cell.minus_random
-                    writer.writerow(
-                        [table.budget, row.metric, row.side, keep, *_numbers(cell.accuracy)]
-                        + (_numbers(difference)[1:] if difference else ["", ""])
-                    )
-            if table.full:
-                writer.writerow([table.budget, "full", "full", 1.0, *_numbers(table.full), "", ""])
+def _worst_class(per_class: list[list[float | None]]) -> WorstClass | None:
+    lowest = [
+        min((accuracy, label) for label, accuracy in enumerate(one) if accuracy is not None)
+        for one in per_class
+        if any(accuracy is not None for accuracy in one)
+    ]
+    if not lowest:
+        return None
+    counts = Counter(label for _, label in lowest)
+    label = min(counts, key=lambda label: (-counts[label], label))
+    return WorstClass(float(np.mean([low for low, _ in lowest])), label, counts[label])
 
 
-def _numbers(interval: Interval) -> list[str]:
-    return [str(interval.n), f"{interval.mean:.6f}", f"{interval.half_width:.6f}"]
+def _corrected(
+    cells: Mapping[tuple[str, str, float], Cell],
+) -> tuple[dict[tuple[str, str, float], Cell], int]:
+    """The cells with corrected p-values, and the number of comparisons that have one."""
+    compared = {
+        name: cell.minus_random
+        for name, cell in cells.items()
+        if cell.minus_random is not None and not np.isnan(cell.minus_random.p)
+    }
+    corrected = holm([difference.p for difference in compared.values()])
+    new = {
+        name: replace(difference, p_holm=float(p))
+        for (name, difference), p in zip(compared.items(), corrected, strict=True)
+    }
+    return {
+        name: replace(cell, minus_random=new.get(name, cell.minus_random))
+        for name, cell in cells.items()
+    }, len(compared)
