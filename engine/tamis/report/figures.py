@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ from tamis.report.canvas import darkened, plot_style, svg_text
 from tamis.report.curves import accuracy_plot, frontier_plot, sizes_plot
 from tamis.report.plots import class_keep_plot, correlation_plot, histogram_plot
 from tamis.report.sections import Section
+from tamis.scaling.figures import scaling_figure
+from tamis.scaling.studies import ScalingStudy
 from tamis.score_table import ScoreTable
 from tamis.statistics import rank_correlation
 from tamis.sweep.records import TrialRecord
@@ -43,12 +45,17 @@ class Plot:
 
 
 def draw_plots(
-    sections: Sequence[Section], records: Sequence[TrialRecord], table: ScoreTable, bundle: Bundle
+    sections: Sequence[Section],
+    studies: Mapping[str, ScalingStudy],
+    records: Sequence[TrialRecord],
+    table: ScoreTable,
+    bundle: Bundle,
 ) -> dict[str, Figure]:
     """Name → figure.
 
     Args:
         sections: Of the report.
+        studies: Name of a section → its scaling laws, where there are any.
         records: Finished trials.
         table: Scores of the largest initial set.
         bundle: The training bundle.
@@ -57,6 +64,8 @@ def draw_plots(
         figures: dict[str, Figure] = {}
         for section in sections:
             figures |= _section_plots(section)
+        for name, study in studies.items():
+            figures[f"laws-{name}"] = scaling_figure(study)
         scores = {name: column.values for name, column in table.columns.items()}
         if scores:
             figures["histograms"] = histogram_plot(scores)

@@ -12,6 +12,7 @@ from tamis.report.csv_file import write_csv
 from tamis.report.figures import Plot, draw_plots, save_plot
 from tamis.report.gallery import gallery
 from tamis.report.latex import latex_tables
+from tamis.report.laws import scaling_studies
 from tamis.report.provenance import provenance
 from tamis.report.sections import make_sections
 from tamis.report.summary import AccuracyTable, summarise
@@ -69,7 +70,8 @@ def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = 
         tables = [part for section in sections for part in section.tables]
         pictures = gallery(bundle, table)
         advance()
-        figures = draw_plots(sections, records, table, bundle)
+        studies = scaling_studies(sections, records, sweep.test.n_examples, progress=progress)
+        figures = draw_plots(sections, studies, records, table, bundle)
         plots = {
             name: save_plot(figure, folder / f"{name}.png") for name, figure in figures.items()
         }
@@ -84,6 +86,7 @@ def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = 
             bundle=bundle,
             n_trials=len(sweep.trials),
             sections=sections,
+            laws={name: study.words for name, study in studies.items()},
             plots=plots,
             class_plots=_class_plots(plots),
             gallery=pictures,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.report.canvas import COLOURS, GREY, new_figure
+from tamis.report.canvas import COLOURS, GREY, INK, new_figure
 from tamis.scaling.analysis import NO_LAW, CurveStudy
 from tamis.scaling.studies import EnvelopeStudy, ScalingStudy
 
@@ -85,11 +85,11 @@ def curves_panel(axes: Axes, curves: list[CurveStudy], one: EnvelopeStudy) -> No
     if one.envelope is not None:
         frontier, spent = one.envelope.frontier, one.envelope.exhausted
         axes.plot(
-            frontier.n_kept, frontier.means, color="black", linewidth=1.2, linestyle="--",
+            frontier.n_kept, frontier.means, color=INK, linewidth=1.2, linestyle="--",
             label="envelope", zorder=2,
         )  # fmt: skip
         axes.plot(
-            frontier.n_kept[spent], frontier.means[spent], color="black", marker="x", markersize=7,
+            frontier.n_kept[spent], frontier.means[spent], color=INK, marker="x", markersize=7,
             linestyle="", label="set exhausted" if spent.any() else None,
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="kept examples", ylabel="test error")
@@ -102,7 +102,7 @@ def slopes_panel(axes: Axes, curves: list[CurveStudy], one: EnvelopeStudy) -> No
     full = [c for c in curves if c.curve.key.metric == "full"]
     shown = [(c, COLOURS[0], "all") for c in full]
     if one.envelope is not None and one.judged is not None:
-        shown.append((one.judged, "black", "envelope"))
+        shown.append((one.judged, INK, "envelope"))
     elif not full:
         shown += [
             (c, colour, _label(c)) for c, colour in zip(curves, _colours(curves), strict=True)
