@@ -4,6 +4,8 @@ Every metric, side and keep fraction of the pilot is a choice. Its error is what
 predicts for the examples that it keeps; each resample predicts by the law that it would itself have
 chosen, so that intervals hold the doubt about the law, too. Where no law describes a whole curve,
 its end is taken as far as one does, and below that the straight lines between the measured sizes.
+Choices are compared by the mean of the resamples' predictions: of a curve that may bend or may not,
+the bend alone would promise too much.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class Goal:
         budget_seconds, budget_steps: Of one training, its part of the scoring included; to be used
             as well as possible.
         runs: Trainings that share the cost of scoring.
-        tolerance: Without target and budget, the fewest examples are kept whose error is at most
-            this much above that of all, relative.
+        tolerance: Without target and budget, the fewest examples are kept whose expected error is
+            at most this much above that of all, relative.
         recipe, budget: Those of the pilot, where it has several.
     """
 
@@ -120,6 +122,11 @@ class Choice:
         how = ends.get(self.side, f"{self.side}:")
         return f"{how} {100 * self.keep:g} % by {self.metric}"
 
+    @property
+    def expected(self) -> float:
+        """Mean of the predictions of all resamples, which a law that fits by luck does not rule."""
+        return float(self.samples[1:].mean() if len(self.samples) > 1 else self.samples[0])
+
     def better_than(self, other: Choice) -> float:
         """Share of the resamples in which this one errs less; NaN without resamples."""
         rows = min(len(self.samples), len(other.samples))
@@ -184,12 +191,12 @@ class Plan:
         if self.chosen is None:
             return f"{start} no choice {self._unmet()}"
         chosen = self.chosen
-        why = f"the fewest within {goal.tolerance:.0%} of the error of all"
+        why = f"the fewest within {goal.tolerance:.0%} of the expected error of all"
         if goal.target_accuracy is not None:
             sure = "" if math.isnan(self.reached) else f", in {self.reached:.0%} of the resamples"
             why = f"the cheapest that reaches an accuracy of {goal.target_accuracy:g}{sure}"
         elif goal.budget_seconds is not None or goal.budget_steps is not None:
-            why = "the least error within the budget"
+            why = "the least expected error within the budget"
         return (
             f"{start} keep {chosen.name} ({chosen.n_kept:,.0f}), {why}:"
             f" predicted error {chosen.error.text()}."
@@ -299,7 +306,7 @@ def make_plan(
     target = goal.target_accuracy
     reached = math.nan
     if chosen is not None and target is not None:
-        reached = share(chosen.samples <= 1 - target)
+        reached = _reached(chosen, 1 - target)
     needed = None
     if chosen is None and target is not None:
         needed = _needed(ends, 1 - target)
@@ -389,19 +396,24 @@ def _cost(choice: Choice, goal: Goal) -> float:
 def _chosen(choices: list[Choice], goal: Goal) -> Choice | None:
     if goal.target_accuracy is not None:
         limit = 1 - goal.target_accuracy
-        good = [c for c in choices if c.error.value <= limit]
+        good = [c for c in choices if c.error.value <= limit and not _reached(c, limit) < 0.5]
         # Of those that cost the same, the one that errs least.
-        return min(good, key=lambda c: (_cost(c, goal), c.error.value), default=None)
+        return min(good, key=lambda c: (_cost(c, goal), c.expected), default=None)
     budget = goal.budget_seconds if goal.budget_steps is None else goal.budget_steps
     if budget is not None:
         paid = [c for c in choices if _cost(c, goal) <= budget]
-        return min(paid, key=lambda c: c.error.value, default=None)
+        return min(paid, key=lambda c: c.expected, default=None)
     full = next((c for c in choices if c.metric == "full"), None)
-    least = min(choices, key=lambda c: c.error.value)
-    limit = (full or least).error.value * (1 + goal.tolerance)
-    good = [c for c in choices if c.error.value <= limit]
+    least = min(choices, key=lambda c: c.expected)
+    limit = (full or least).expected * (1 + goal.tolerance)
+    good = [c for c in choices if c.expected <= limit]
     fewest = min(c.keep for c in good)
-    return min((c for c in good if c.keep == fewest), key=lambda c: c.error.value)
+    return min((c for c in good if c.keep == fewest), key=lambda c: c.expected)
+
+
+def _reached(choice: Choice, limit: float) -> float:
+    """Share of the resamples in which it errs at most so much; NaN without resamples."""
+    return share(choice.samples <= limit)
 
 
 def _rivals(chosen: Choice, choices: list[Choice]) -> tuple[tuple[Choice, float], ...]:
