@@ -58,10 +58,10 @@ def sweep(
     from tamis.sweep.reading import read_sweep_spec
     from tamis.sweep.running import run_sweep
 
-    grid = read_sweep_spec(spec)
     cluster = cluster_options(
         executor, address, workers, cpus_per_worker, gpus_per_worker, workers_here=True
     )
+    grid = read_sweep_spec(spec)
     if dry_run:
         # What this machine takes says nothing of a cluster.
         plan = plan_sweep(grid, out, resolve_device(device) if cluster is None else None)

@@ -125,6 +125,7 @@ def score(
     from tamis.training.recipes import get_recipe
     from tamis.training.selfsup import SelfsupSettings
 
+    cluster = cluster_options(executor, address, workers, cpus_per_worker, gpus_per_worker)
     wanted = get_metrics([name.strip() for name in metrics.split(",") if name.strip()])
     campaign = CampaignSettings(
         get_recipe(recipe, parse_settings(settings)),
@@ -148,7 +149,6 @@ def score(
     if existing is not None:
         _refuse_replacing(existing, [metric.name for metric in wanted], out, overwrite)
     where = resolve_device(device)
-    cluster = cluster_options(executor, address, workers, cpus_per_worker, gpus_per_worker)
     kept = work if work is not None else out.with_suffix(".campaign")
     if kept.exists() and not kept.is_dir():
         raise UsageError(kept, expected="a folder", found="a file", do="name another with --work")
