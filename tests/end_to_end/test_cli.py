@@ -161,10 +161,11 @@ def test_sweep_and_report(folder: Path) -> None:
     assert not (folder / "sweep").exists()
     found = answer("sweep", folder / "sweep.yaml", "--out", folder / "sweep")
     assert (found["n_trials"], found["n_done"], found["n_failed"]) == (6, 6, 0)
-    done = tamis("report", folder / "sweep")
+    report = answer("report", folder / "sweep")
+    assert Path(report["report"]).is_file()
+    done = tamis("report", folder / "sweep", "--overwrite")
     assert "random" in done.stdout
     assert str(folder / "sweep" / "report.html") in done.stdout
-    assert (folder / "sweep" / "report.html").is_file()
     browse = folder / "browse"
     shown = answer("report", folder / "sweep", "--fiftyone", browse, "--max-images", 7)
     assert shown == {"fiftyone": str(browse), "n_images": 7}

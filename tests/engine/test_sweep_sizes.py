@@ -105,6 +105,15 @@ def test_scores_of_a_size_are_those_of_its_initial_set_alone(folder: Path, tmp_p
     assert all(value > 0 for value in seconds.values())
 
 
+def test_seconds_of_scoring_are_summed_and_cut_off_lines_left_out(tmp_path: Path) -> None:
+    lines = (
+        '{"size": 1.0, "seconds": 2}\n{"size": 0.5, "seconds": 1}\n{"size": 1.0, "seconds": 3}\n'
+    )
+    (tmp_path / "scoring.jsonl").write_text(lines + '{"size": 1.0, "sec')
+    assert scoring_seconds(tmp_path) == {1.0: 5.0, 0.5: 1.0}
+    assert scoring_seconds(tmp_path / "none") == {}
+
+
 def test_further_metrics_are_added_to_the_scores_that_there_are(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

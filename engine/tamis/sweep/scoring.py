@@ -110,12 +110,16 @@ def plan_scoring(sweep: Sweep, out: Path, device: torch.device) -> float:
 def scoring_seconds(out: Path) -> dict[float, float]:
     """Size → what computing its scores took on this sweep's device, in all its calls.
 
-    Of a call that was interrupted nothing is counted.
+    Of a call that was interrupted nothing is counted, nor is a line that a crash cut off.
     """
     path, seconds = out / "scoring.jsonl", dict[float, float]()
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        note = json.loads(line)
-        seconds[note["size"]] = seconds.get(note["size"], 0.0) + note["seconds"]
+        try:
+            note = json.loads(line)
+            size, own = float(note["size"]), float(note["seconds"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        seconds[size] = seconds.get(size, 0.0) + own
     return seconds
 
 
