@@ -25,7 +25,8 @@ def job(tmp_path: Path) -> dict[str, str]:
         "hostname": "echo 10.0.0.1 172.17.0.1",
         "ray": 'echo "ray $*" >>"$LOG"',
         "tamis": 'echo "tamis $*" >>"$LOG"',
-        "python": "echo 2",
+        # As nodes come: the script goes on when both are there.
+        "python": 'while [ "$(grep -c \'^ray start\' "$LOG")" -lt 2 ]; do sleep 0.05; done\necho 2',
     }
     for name, body in stand_ins.items():
         path = tmp_path / name

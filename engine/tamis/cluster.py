@@ -106,7 +106,7 @@ def _ray() -> Any:
             "--executor ray",
             expected="the package ray",
             found=first_line(error),
-            do='run: pip install "tamis[ray]"',
+            do="run: pip install ray",
         ) from error
     return ray
 
@@ -116,7 +116,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     own: dict[str, Any] = {"address": address}
     if address is None:
         # Workers read files: the store of objects holds nothing but small tasks and results.
-        own = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+        # "local": an address that the environment names is not this machine's own cluster.
+        own = {"address": "local", "include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
         _knock(address)
         ray.init(log_to_driver=False, logging_level="ERROR", **own)

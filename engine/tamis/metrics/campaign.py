@@ -279,12 +279,12 @@ class _Campaign:
                 found="none",
                 do="pass one as work",
             )
+        if not trainings:
+            return
         test = context.test.path if context.test is not None else None
         names = tuple(metric.name for metric in self._metrics)
         device = context.device.type
         job = _Job(context.bundle.path, names, context.settings, device, test, work.resolve())
-        if not trainings:
-            return
         with context.progress.task("score: networks on the cluster", len(trainings)) as advance:
             for training, given_up in run_on_cluster(
                 partial(_open, job), trainings, cluster, use_gpus=device == "cuda"

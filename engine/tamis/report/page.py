@@ -17,9 +17,9 @@ from tamis.report.provenance import provenance
 from tamis.report.sections import make_sections
 from tamis.report.summary import AccuracyTable, summarise
 from tamis.sweep.grid import Sweep
-from tamis.sweep.records import TrialRecord, read_records
-from tamis.sweep.scoring import open_sweep, scoring_seconds
-from tamis.sweep.spec import SweepSpec
+from tamis.sweep.records import TrialRecord
+from tamis.sweep.results import read_results
+from tamis.sweep.scoring import scoring_seconds
 
 __all__ = ["Report", "read_sweep", "write_report"]
 
@@ -107,15 +107,11 @@ def read_sweep(folder: Path) -> tuple[Sweep, list[TrialRecord]]:
 
     Raises:
         UsageError: No finished trials there.
-        TamisError: As :func:`tamis.sweep.scoring.open_sweep`.
+        TamisError: As :func:`tamis.sweep.results.read_results`.
     """
-    known = read_records(folder / "records.jsonl")
-    sweep, records = None, []
+    sweep, records = None, list[TrialRecord]()
     if (folder / "sweep.json").is_file():
-        text = (folder / "sweep.json").read_text(encoding="utf-8")
-        sweep = open_sweep(SweepSpec.model_validate_json(text), folder)
-        keys = [sweep.key(trial) for trial in sweep.trials]
-        records = [known[key] for key in keys if key in known]
+        sweep, records = read_results(folder)
     if sweep is None or not records:
         raise UsageError(
             folder,

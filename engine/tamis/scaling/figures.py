@@ -93,6 +93,9 @@ def curves_panel(axes: Axes, curves: list[CurveStudy], one: EnvelopeStudy) -> No
             linestyle="", label="set exhausted" if spent.any() else None,
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="kept examples", ylabel="test error")
+    axes.set_ylim(
+        top=min(axes.get_ylim()[1], 1.1)
+    )  # intervals of few seeds reach where no error can be
     _finish(axes)
     axes.legend(fontsize=7.5, frameon=False, loc="lower left")
 

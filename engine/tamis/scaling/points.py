@@ -73,12 +73,7 @@ def read_points(path: Path) -> PointSet:
     """
     if path.is_file():
         return read_csv(path)
-    from tamis.sweep.records import (
-        read_records,
-    )  # and with it torch, which a CSV file can do without
-
-    known = read_records(path / "records.jsonl")
-    records, n_test = _of_sweep(path, known)
+    records, n_test = _of_sweep(path)
     if not records:
         raise UsageError(
             path,
@@ -89,21 +84,21 @@ def read_points(path: Path) -> PointSet:
     return PointSet(tuple(points_of_records(records)), n_test)
 
 
-def _of_sweep(folder: Path, known: dict[str, TrialRecord]) -> tuple[list[TrialRecord], int | None]:
+def _of_sweep(folder: Path) -> tuple[list[TrialRecord], int | None]:
     """The sweep's own records, without those of earlier settings, and its test examples.
 
     Where its bundles or scores are no longer there, all records, and None.
     """
-    from tamis.sweep.scoring import open_sweep
-    from tamis.sweep.spec import SweepSpec
+    # And with them torch, which a CSV file can do without.
+    from tamis.sweep.records import read_records
+    from tamis.sweep.results import read_results
 
+    known = read_records(folder / "records.jsonl")
     try:
-        text = (folder / "sweep.json").read_text(encoding="utf-8")
-        sweep = open_sweep(SweepSpec.model_validate_json(text), folder)
-        keys = [sweep.key(trial) for trial in sweep.trials]
+        sweep, records = read_results(folder)
     except (OSError, ValueError, TamisError):
         return list(known.values()), None
-    return [known[key] for key in keys if key in known], sweep.test.n_examples
+    return records, sweep.test.n_examples
 
 
 def points_of_records(records: Iterable[TrialRecord]) -> list[Point]:

@@ -79,7 +79,8 @@ def judge(
         remarks: Sentences that follow the evidence.
     """
     if study is None:
-        said = (f"cannot tell: {n_sizes} sizes, and the smallest law asks for {LEAST_SIZES}.",)
+        found = f"{n_sizes} size" + ("" if n_sizes == 1 else "s")
+        said = (f"cannot tell: {found}, and the smallest law asks for {LEAST_SIZES}.",)
         nan = math.nan
         return Verdict("cannot tell", said, n_sizes, nan, nan, nan, None, None, None)
     sizes = study.curve.n_kept

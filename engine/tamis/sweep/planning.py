@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,11 +88,11 @@ def plan_sweep(spec: SweepSpec, out: Path, device: torch.device | None) -> Sweep
     )
 
 
-def _is_done(sweep: Sweep, trial: Trial, known: object) -> bool:
+def _is_done(sweep: Sweep, trial: Trial, known: Container[str]) -> bool:
     scored = trial.side not in ("random", "full")
     if scored and trial.metric not in sweep.table(trial.size).columns:
         return False  # what has no scores yet has not been trained on
-    return sweep.key(trial) in known  # type: ignore[operator]
+    return sweep.key(trial) in known
 
 
 def _part_of(trial: Trial) -> tuple[object, ...]:
