@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,22 @@ import torch
 from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
+from tamis.bundles.opening import open_bundle
 from tamis.loaders.batch import Batch, Loader
 from tamis.loaders.ffcv_loader import FFCVLoader
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader
 from tamis.loaders.settings import LoaderSettings
 
-__all__ = ["epoch", "ids_of", "images_of", "labels_of", "memory_loader", "noise", "streamed"]
+__all__ = [
+    "epoch",
+    "ids_of",
+    "images_of",
+    "labels_of",
+    "memory_loader",
+    "noise",
+    "streamed",
+    "with_damage",
+]
 
 
 def memory_loader(image_set: ImageSet, batch_size: int, **settings: Any) -> MemoryLoader:
@@ -65,3 +76,13 @@ def labels_of(batches: Iterable[Batch]) -> dict[int, int]:
         for batch in batches
         for example_id, label in zip(batch.example_ids, batch.labels, strict=True)
     }
+
+
+def with_damage(bundle: Bundle, out: Path, positions: list[int]) -> Bundle:
+    """A copy in which the heads of some records are overwritten."""
+    data = bytearray(bundle.file.read_bytes())
+    for position in positions:
+        offset = int(bundle.extents[position, 0, 0])
+        data[offset : offset + 40] = bytes(40)
+    out.write_bytes(data)
+    return open_bundle(out)

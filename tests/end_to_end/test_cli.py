@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from command_line import answer, process_command, refused, tamis, tamis_process
 from tamis.bundles.opening import open_bundle
-from tamis.cli.app import app, main
+from tamis.cli.app import app
 from tamis.score_table import read_score_table
 
 TRAINING = ["--recipe", "digits", "--set", "epochs=1", "--set", "width=4"]
-
-
-def tamis(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from tamis.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False
-    )
-
-
-def answer(*arguments: object) -> dict[str, Any]:
-    """The one JSON object that a command with --json prints."""
-    done = tamis(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def refused(*arguments: object) -> str:
-    """The one line of a command that ends with exit code 2; in this process, to be quick."""
-    out, err = io.StringIO(), io.StringIO()
-    before, on_term = sys.argv, signal.getsignal(signal.SIGTERM)
-    sys.argv = ["tamis", *map(str, arguments)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-            main()
-    finally:
-        sys.argv = before
-        signal.signal(signal.SIGTERM, on_term)
-    lines = err.getvalue().strip().splitlines()
-    assert (end.value.code, len(lines), out.getvalue()) == (2, 1, ""), err.getvalue()
-    assert lines[0].startswith("tamis: ")
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -333,13 +298,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_no_command_is_the_help_and_no_empty_error() -> None:
-    done = tamis()
+    done = tamis_process()
     assert (done.returncode, done.stderr.strip()) == (2, "")
     assert "Usage: tamis" in done.stdout
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = tamis("inspect", tmp_path / "none.beton", "--debug")
+    done = tamis_process("inspect", tmp_path / "none.beton", "--debug")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 
@@ -386,8 +351,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(folder: Path, tmp_path: P
         f" scores: {folder}/scores.parquet, metrics: [random], keep: [0.5], seeds: 8,"
         " recipe: digits, set: {epochs: 1, width: 8}}"
     )
-    command = [sys.executable, "-c", "from tamis.cli import main; main()", "sweep"]
-    command += [str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out")]
+    command = process_command("sweep", tmp_path / "sweep.yaml", "--out", tmp_path / "out")
     records = tmp_path / "out" / "records.jsonl"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (records.exists() and records.read_text().count("\n")):
@@ -490,10 +454,7 @@ def test_train_learns_from_a_teacher_prunes_as_it_goes_and_goes_on_from_a_run(
         (("--dynamic", 1), "--dynamic: expected 0 ≤ ratio < 1"),
         (("--objective", "selfsup", "--resume"), "expected options of --objective selfsup"),
     ):
-        refused = tamis(*command, "--out", tmp_path / "no", *options)
-        assert refused.returncode == 2
-        assert message in refused.stderr
-        assert refused.stderr.count("\n") == 1
+        assert message in refused(*command, "--out", tmp_path / "no", *options)
         assert not (tmp_path / "no").exists()
 
 

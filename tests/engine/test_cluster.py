@@ -16,10 +16,17 @@ import numpy as np
 import pytest
 import torch
 
+from command_line import process_command
+from loading import with_damage
+from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.cluster import ClusterOptions
+from tamis.encoders.base import Preparation
+from tamis.encoders.embedding import embed_bundle
+from tamis.encoders.network import NetworkEncoder, Origin
+from tamis.encoders.opening import open_encoder
 from tamis.errors import BundleError, UsageError
 from tamis.metrics.campaign import score
 from tamis.metrics.registry import get_metrics
@@ -65,6 +72,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # By default workers give way to whatever else the machine does.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     made: Any = Cluster(initialize_head=True, head_node_args={**_ROOM, "include_dashboard": False})
     yield made
     made.shutdown()
@@ -149,31 +158,25 @@ def test_an_address_where_nothing_answers(spec: SweepSpec, tmp_path: Path) -> No
 def test_scores_are_those_of_one_machine_to_the_bit(
     spec: SweepSpec, cluster: Any, tmp_path: Path
 ) -> None:
-    """Whole trainings, early ones and such on subsets, on two workers with a thread each."""
+    """Networks of all kinds and embeddings, on two workers with a thread each."""
     cluster.add_node(**_ROOM)
     bundle, test = open_bundle(spec.train), open_bundle(spec.test)
-    metrics = get_metrics(["el2n", "forgetting", "memorization", "influence-max"])
+    metrics = get_metrics(["el2n", "forgetting", "memorization", "influence-max", "prototypes"])
     recipe = get_recipe("digits", {"epochs": 2, "width": 4})
-    settings = CampaignSettings(recipe, models=1, early_models=2, subset_models=10)
+    settings = CampaignSettings(
+        recipe, models=1, early_models=2, subset_models=10, encoder="pixels"
+    )
     there, options = tmp_path / "there", ClusterOptions(cluster.address)
     found = score(
         bundle, metrics, settings, CPU, test=test, work=there, cluster=options
     ).table.columns
     # With one thread from the beginning, as a worker with one core has.
-    alone = [
-        "score",
-        spec.train,
-        tmp_path / "alone.parquet",
-        "--test",
-        spec.test,
-        "--device",
-        "cpu",
-    ]
+    alone = ["score", spec.train, tmp_path / "alone.parquet", "--test", spec.test]
+    alone += ["--device", "cpu", "--encoder", "pixels"]
     alone += ["--metrics", ",".join(metric.name for metric in metrics), "--recipe", "digits"]
     alone += ["--set", "epochs=2", "--set", "width=4", "--models", 1, "--early-models", 2]
     subprocess.run(
-        [sys.executable, "-c", "from tamis.cli import main; main()",
-         *map(str, alone), "--subset-models", "10", "--json"],
+        process_command(*alone, "--subset-models", 10, "--json"),
         env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL, check=True,
     )  # fmt: skip
@@ -188,3 +191,113 @@ def test_scores_on_a_cluster_need_a_folder(spec: SweepSpec) -> None:
     bundle, settings = open_bundle(spec.train), CampaignSettings(get_recipe("digits"))
     with pytest.raises(UsageError, match="a folder for its networks"):
         score(bundle, get_metrics(["el2n"]), settings, CPU, cluster=ClusterOptions())
+
+
+class DiesOnce(torch.nn.Module):
+    """A network that takes its worker along, where it has not done so yet."""
+
+    def __init__(self, net: torch.nn.Module, done: Path) -> None:
+        super().__init__()
+        self.net, self.done, self.home = net, done, os.getpid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if os.getpid() != self.home and not self.done.exists() and len(x) > 2:
+            self.done.touch()
+            os._exit(1)
+        rows: torch.Tensor = self.net(x)
+        return rows
+
+
+class InterruptedAfter:
+    """Ctrl-C once so many rows are there."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._left = n_rows
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
+        yield self._advance
+
+    def _advance(self, units: int = 1, /) -> None:
+        self._left -= units
+        if self._left <= 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a worker with one core has: sums in another order differ in their last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def damaged(digits_bundle: Path, tmp_path: Path) -> Bundle:
+    """The first one, some whole batches and more, two at the end of one, the last ones."""
+    gone = [0, *range(390, 611), 998, 999, *range(1300, 1347)]
+    return with_damage(open_bundle(digits_bundle), tmp_path / "damaged.beton", gone)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_embeddings_are_those_of_one_machine_to_the_bit(
+    damaged: Bundle, cluster: Any, tmp_path: Path
+) -> None:
+    """With a worker that dies, and whichever of the two goes on with what the other left."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[DiesOnce.__module__])
+    cluster.add_node(**_ROOM)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 16)
+    )
+    encoder = NetworkEncoder(
+        Origin("selfsup", "w", "torch", False),
+        DiesOnce(net, tmp_path / "died"),
+        Preparation(resolution=8, crop_ratio=1.0),
+        CPU,
+    )
+    options: dict[str, Any] = {"batch_size": 32, "on_error": "skip", "resume": True}
+    there = {**options, "cluster": ClusterOptions(cluster.address)}
+    embed_bundle(damaged, encoder, tmp_path / "here.npy", CPU, **options)
+    expected = (tmp_path / "here.npy").read_bytes()
+    assert not (tmp_path / "died").exists()
+    done = embed_bundle(damaged, encoder, tmp_path / "there.npy", CPU, **there)
+    assert (tmp_path / "died").exists()
+    assert (tmp_path / "there.npy").read_bytes() == expected
+    assert len(done.skipped) == 271
+    # The second time in the midst of rows of damaged examples, at the third batch of them.
+    for first, second, n_rows in ((there, options, 300), (options, there, 470)):
+        out = tmp_path / f"{n_rows}.npy"
+        with pytest.raises(KeyboardInterrupt):
+            embed_bundle(damaged, encoder, out, CPU, **first, progress=InterruptedAfter(n_rows))
+        done = embed_bundle(damaged, encoder, out, CPU, **second)
+        assert n_rows <= done.n_resumed < n_rows + 64
+        assert out.read_bytes() == expected
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_encoder_is_opened_where_it_was_named(
+    damaged: Bundle, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a relative path; and a worker that opens another one says so."""
+    monkeypatch.chdir(tmp_path)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+    torch.jit.save(torch.jit.script(net), "net.pt")
+    encoder = open_encoder("file:net.pt?crop=1", CPU, resolution=8)
+    options: dict[str, Any] = {"on_error": "skip", "cluster": ClusterOptions(cluster.address)}
+    embed_bundle(damaged, encoder, tmp_path / "there.npy", CPU, **options)
+    embed_bundle(damaged, encoder, tmp_path / "here.npy", CPU, on_error="skip")
+    assert (tmp_path / "there.npy").read_bytes() == (tmp_path / "here.npy").read_bytes()
+    torch.nn.init.zeros_(net[1].weight)
+    torch.jit.save(torch.jit.script(net), "net.pt")
+    with pytest.raises(UsageError, match="the same encoder on all nodes, found another weights"):
+        embed_bundle(damaged, encoder, tmp_path / "other.npy", CPU, **options)
+    assert not (tmp_path / "other.npy").exists()
+
+
+def test_gaps_that_a_loader_closes_are_refused(damaged: Bundle, tmp_path: Path) -> None:
+    pixels = open_encoder("pixels", CPU, resolution=8)
+    options: dict[str, Any] = {"backend": "memory", "cluster": ClusterOptions()}
+    with pytest.raises(UsageError, match="with a cluster, a loader that streams"):
+        embed_bundle(damaged, pixels, tmp_path / "e.npy", CPU, on_error="skip", **options)

@@ -21,15 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from loading import with_damage
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.opening import open_bundle
 from tamis.cli.app import app
 from tamis.encoders.base import Encoder
-from tamis.encoders.embedding import embed_bundle, embed_examples, encoder_loader
+from tamis.encoders.embedding import embed_bundle, embed_examples
 from tamis.encoders.embedding_file import open_embeddings, provenance_trailer
 from tamis.encoders.network import quietly
 from tamis.encoders.opening import open_encoder
+from tamis.encoders.rows import encoder_loader
 from tamis.encoders.unfinished import left_behind
 from tamis.errors import BundleError, ScoreTableError, TamisError, UsageError, WorkFailedError
 from tamis.images import decode_any
@@ -380,16 +382,6 @@ def test_rows_reach_the_disk_as_they_are_made(
 
 
 # ---- damage
-
-
-def with_damage(bundle: Bundle, out: Path, positions: list[int]) -> Bundle:
-    """A copy in which some records are overwritten."""
-    data = bytearray(bundle.file.read_bytes())
-    for position in positions:
-        offset = int(bundle.extents[position, 0, 0])
-        data[offset : offset + 40] = bytes(40)
-    out.write_bytes(data)
-    return open_bundle(out)
 
 
 @pytest.mark.parametrize("backend", ["ffcv", "memory"])

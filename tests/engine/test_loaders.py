@@ -17,7 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from ffcv_bundles import N_MIXED, N_PAGES, mixed, pages
-from loading import epoch, ids_of, images_of, labels_of, memory_loader, noise, streamed
+from loading import (
+    epoch,
+    ids_of,
+    images_of,
+    labels_of,
+    memory_loader,
+    noise,
+    streamed,
+    with_damage,
+)
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
@@ -423,16 +432,6 @@ def test_buffers_are_used_again(ffcv_folder: Path) -> None:
 def iterated(loader: Loader, number: int) -> Loader:
     loader.set_epoch(number)
     return loader
-
-
-def with_damage(bundle: Bundle, out: Path, positions: list[int]) -> Bundle:
-    """A copy in which the heads of some records are overwritten."""
-    data = bytearray(bundle.file.read_bytes())
-    for position in positions:
-        offset = int(bundle.extents[position, 0, 0])
-        data[offset : offset + 40] = bytes(40)
-    out.write_bytes(data)
-    return open_bundle(out)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -24,6 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command_line import tamis
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
 from tamis.bundles.merge import merge
@@ -806,11 +805,6 @@ def test_damage_is_an_error_or_harmless(kind: str, changes: list[tuple[float, in
 
 
 # The commands.
-
-
-def tamis(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from tamis.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_from_somebody_s_csv_to_a_list_for_dali(digits: Bundle, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from command_line import answer, refused
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
-from tamis.cli.app import main
 from tamis.encoders.embedding_file import map_embeddings, npy_header, provenance_trailer
 from tamis.errors import ScoreTableError, UsageError
 from tamis.hashing import example_hash
@@ -514,15 +513,6 @@ def test_embeddings_of_another_bundle_are_refused(tmp_path: Path) -> None:
 # The command line.
 
 
-def tamis(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["tamis", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    code = end.value.code
-    assert isinstance(code, int)
-    return code
-
-
 @pytest.fixture(scope="module")
 def folder(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle, its score table and embeddings; not to be written to."""
@@ -543,11 +533,7 @@ def folder(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_wrong_usage_is_one_line_and_leaves_no_trace(
-    digits_bundle: Path,
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    digits_bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
     scores, rows, out = folder / "scores.parquet", folder / "rows.npy", tmp_path / "out.parquet"
     np.save(tmp_path / "short.npy", np.zeros((7, 2)))
@@ -572,16 +558,11 @@ def test_wrong_usage_is_one_line_and_leaves_no_trace(
     ]  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in cases:
-        assert tamis(monkeypatch, *arguments) == 2, arguments
-        said = capsys.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1), said
-        assert message in said.err, said.err
+        assert message in refused(*arguments), arguments
         assert sorted(tmp_path.rglob("*")) == before, arguments
 
 
-def test_the_commands_are_the_function(
-    digits_bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_are_the_function(digits_bundle: Path, folder: Path, tmp_path: Path) -> None:
     """Select and cut keep the same, from the bundle and from one cut from it in another order."""
     bundle = open_bundle(digits_bundle)
     cut(bundle, tmp_path / "half.beton", bundle.example_ids[::2], order="shuffled", seed=3)
@@ -603,16 +584,13 @@ def test_the_commands_are_the_function(
         given += ["--embeddings", folder / "rows.npy"] if side == "d2" else []
         how = settings(side, keep=0.3, class_balance=0.5, **options)
         kept = tmp_path / f"{side}.parquet"
-        assert tamis(monkeypatch, "select", scores, kept, *given) == 0
-        assert (
-            tamis(monkeypatch, "cut", bundle.path, tmp_path / f"{side}.beton", "--selection", kept)
-            == 0
-        )
+        answer("select", scores, kept, *given)
+        answer("cut", bundle.path, tmp_path / f"{side}.beton", "--selection", kept)
         expected = select(everyone, how, embeddings=rows if side == "d2" else None)
         found = open_bundle(tmp_path / f"{side}.beton")
         assert found.example_ids.tolist() == expected.example_ids.tolist()
         out = tmp_path / f"half-{side}.beton"
-        assert tamis(monkeypatch, "cut", half.path, out, "--scores", scores, *given) == 0
+        answer("cut", half.path, out, "--scores", scores, *given)
         expected = select(
             everyone.for_bundle(half), how, embeddings=rows[at] if side == "d2" else None
         )

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from command_line import process_command
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
@@ -214,13 +214,12 @@ def test_kill_9_at_any_moment_loses_no_finished_trial_and_doubles_none(
         "keep: [1, 0.5]\nsizes: [1, 0.5]\nseeds: 6\nrecipe: digits\nset: {epochs: 1, width: 4}\n"
     )
     lines = tmp_path / "out" / "records.jsonl"
-    command = [sys.executable, "-c", "from tamis.cli import main; main()", "sweep"]
-    command += [str(tmp_path / "sweep.yaml"), "--out", str(lines.parent), "--resume"]
+    command = process_command(
+        "sweep", tmp_path / "sweep.yaml", "--out", lines.parent, "--resume", "--device", "cpu"
+    )
     luck, finished = random.Random(0), 0
     for _ in range(2):
-        running = subprocess.Popen(
-            [*command, "--device", "cpu"], stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        running = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         while running.poll() is None and count(lines) < finished + 2:
             time.sleep(0.005)
         time.sleep(luck.random() * 0.2)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from command_line import process_command
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
 from tamis.errors import UsageError
@@ -106,10 +107,11 @@ def test_two_processes_take_the_steps_of_one(bundle: Path, tmp_path: Path, pair:
     short = ("--set", "epochs=2", "--set", "batch_size=32", "--full-examples", 49)
     found = pair.run(command(part, tmp_path / "two", *short), tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", "from tamis.cli import main; main()",
-         *command(part, tmp_path / "one", *short, "--accumulate", 2)],
-        capture_output=True, check=True, text=True,
-    )  # fmt: skip
+        process_command(*command(part, tmp_path / "one", *short, "--accumulate", 2)),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
     alone = json.loads(done.stdout)
     assert (found["processes"], alone["processes"]) == (2, 1)
     assert found["steps"] == 4

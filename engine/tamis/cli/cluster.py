@@ -19,7 +19,7 @@ __all__ = [
     "cluster_options",
 ]
 
-Executor = Annotated[Literal["local", "ray"], typer.Option(help="Where networks are trained.")]
+Executor = Annotated[Literal["local", "ray"], typer.Option(help="Where the work is done.")]
 Workers = Annotated[
     int | None,
     typer.Option(

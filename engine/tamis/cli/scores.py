@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tamis.cli.cluster import (
+    Address,
+    CpusPerWorker,
+    Executor,
+    GpusPerWorker,
+    RayWorkers,
+    cluster_options,
+)
 from tamis.cli.options import (
     BundleArgument,
     ClassBalance,
@@ -60,6 +68,11 @@ def embed(
     batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 256,
     loader: LoaderBackend = "auto",
     on_error: OnError = "fail",
+    executor: Executor = "local",
+    workers: RayWorkers = None,
+    address: Address = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
     device: Device = "auto",
     seed: Seed = 0,
     resume: Annotated[
@@ -78,6 +91,7 @@ def embed(
     from tamis.training.recipes import get_recipe
     from tamis.training.selfsup import SelfsupSettings
 
+    cluster = cluster_options(executor, address, workers, cpus_per_worker, gpus_per_worker)
     chosen, where = get_recipe(recipe, parse_settings(settings)), resolve_device(device)
     refuse_other_suffix(out, ".npy")
     refuse_output(out, overwrite=overwrite, resume=resume)
@@ -107,6 +121,7 @@ def embed(
                 on_error=on_error,
                 overwrite=overwrite,
                 resume=resume,
+                cluster=cluster,
                 progress=progress,
             )
     except KeyboardInterrupt:

@@ -6,27 +6,27 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tamis import __version__
-from tamis.arrays import to_numpy
 from tamis.bundles.bundle import Bundle
-from tamis.encoders.base import Encoder, unusable
+from tamis.cluster import ClusterOptions
+from tamis.encoders.base import Encoder
 from tamis.encoders.embedding_file import npy_header, provenance_trailer
+from tamis.encoders.on_cluster import RangeSettings, blocks_from_cluster
+from tamis.encoders.rows import Dtype, RowBlock, encoder_loader, features_of, row_blocks
 from tamis.encoders.unfinished import UnfinishedRows, unfinished_rows
-from tamis.loaders.batch import Batch, Loader, Skipped
-from tamis.loaders.opening import choose_streaming, open_loader
+from tamis.errors import UsageError
+from tamis.loaders.batch import Loader, Skipped
+from tamis.loaders.opening import choose_streaming
 from tamis.loaders.settings import OnError
 from tamis.progress import QUIET, Progress
 
-__all__ = ["Dtype", "EmbeddingReport", "embed_bundle", "embed_examples", "encoder_loader"]
-
-Dtype = Literal["float32", "float16"]
+__all__ = ["EmbeddingReport", "embed_bundle", "embed_examples"]
 
 
 @dataclass(frozen=True)
@@ -56,47 +56,6 @@ class EmbeddingReport:
     provenance: dict[str, Any]
 
 
-def encoder_loader(
-    bundle: Bundle,
-    encoder: Encoder,
-    device: torch.device,
-    *,
-    batch_size: int = 256,
-    backend: str = "auto",
-    on_error: OnError = "fail",
-    selection: NDArray[np.int64] | None = None,
-    progress: Progress = QUIET,
-) -> Loader:
-    """Batches as the encoder wants them, in the bundle's order.
-
-    Args:
-        bundle: The examples.
-        encoder: Says which part of each image it is shown, and how large.
-        device: Where batches go.
-        batch_size: Images a batch.
-        backend: See :func:`tamis.loaders.opening.open_loader`; ``auto`` streams, since one pass
-            does not pay for decoding everything first.
-        on_error: ``fail``, or ``skip`` damaged examples.
-        selection: (k,) int64 example ids, all others are left out; None for all.
-        progress: Told of decoding into memory.
-
-    Raises:
-        UsageError: As :func:`tamis.loaders.opening.open_loader`.
-        BundleError: As there.
-    """
-    return open_loader(
-        bundle,
-        batch_size=batch_size,
-        resolution=encoder.resolution,
-        backend=choose_streaming(device) if backend == "auto" else backend,
-        center_ratio=encoder.crop_ratio,
-        selection=selection,
-        on_error=on_error,
-        device=device,
-        progress=progress,
-    )
-
-
 def embed_examples(
     encoder: Encoder, loader: Loader, *, progress: Progress = QUIET
 ) -> NDArray[np.float32]:
@@ -113,7 +72,7 @@ def embed_examples(
     done = 0
     with progress.task("embed", loader.n_examples) as advance:
         for batch in loader:
-            made = _rows(encoder, batch, "float32")
+            made = features_of(encoder, batch, "float32")
             rows[done : done + len(made)] = made
             done += len(made)
             advance(len(made))
@@ -132,6 +91,7 @@ def embed_bundle(
     on_error: OnError = "fail",
     overwrite: bool = False,
     resume: bool = False,
+    cluster: ClusterOptions | None = None,
     progress: Progress = QUIET,
 ) -> EmbeddingReport:
     """Write the embeddings of every example, in the bundle's order, as an ``.npy`` file.
@@ -154,11 +114,15 @@ def embed_bundle(
         on_error: ``fail``, or ``skip`` damaged examples.
         overwrite: Replace an existing file, and what an interrupted run left.
         resume: Go on with what it left.
+        cluster: Embed on a Ray cluster instead, see :mod:`tamis.encoders.on_cluster`: the file's
+            rows are the same, and either can go on with what the other left.
         progress: Told of every batch.
 
     Raises:
         UsageError: The output exists; what is resumed was another task; features that are not
-            finite, or too large for float16.
+            finite, or too large for float16; with a cluster, skipping without a loader that
+            streams; or as
+            :func:`tamis.cluster.run_on_cluster`.
         BundleError: A damaged record that is not to be skipped.
         WorkFailedError: The file cannot be written.
     """
@@ -173,23 +137,30 @@ def embed_bundle(
         "device": device.type,
         "tamis": __version__,
     }
+    if cluster is not None and backend == "memory" and on_error == "skip":
+        raise UsageError(
+            "--on-error skip",
+            expected="with a cluster, a loader that streams",
+            found="--loader memory, whose batches close the gaps",
+            do="pass --loader ffcv or dali, or leave it out",
+        )
+    settings = RangeSettings(dtype, batch_size, backend, on_error)
     header = npy_header((bundle.n_examples, encoder.n_features), dtype)
     with unfinished_rows(out, task, header, overwrite=overwrite, resume=resume) as work:
         n_resumed = work.n_rows
         with progress.task("embed", bundle.n_examples) as advance:
             advance(n_resumed)
             if n_resumed < bundle.n_examples:
-                loader = encoder_loader(
-                    bundle,
-                    encoder,
-                    device,
-                    batch_size=batch_size,
-                    backend=backend,
-                    on_error=on_error,
-                    progress=progress,
-                )
-                for n_new in _embed_rest(work, bundle, encoder, loader, dtype):
-                    advance(n_new)
+                if cluster is None:
+                    blocks = _blocks_here(bundle, encoder, device, settings, work, progress)
+                else:
+                    at, state = work.n_rows, work.state
+                    blocks = blocks_from_cluster(
+                        bundle, encoder, device, settings, cluster, n_rows=at, state=state
+                    )
+                for block in blocks:
+                    _append(work, block)
+                    advance(len(block.rows))
         provenance = {**task, "skipped": sorted(work.skipped)}
         work.finish(provenance_trailer(provenance))
     seconds = time.perf_counter() - start
@@ -206,52 +177,33 @@ def embed_bundle(
     )
 
 
-def _embed_rest(
-    work: UnfinishedRows, bundle: Bundle, encoder: Encoder, loader: Loader, dtype: Dtype
-) -> Iterator[int]:
-    """Append the rows that are missing; yields how many at a time."""
+def _blocks_here(
+    bundle: Bundle,
+    encoder: Encoder,
+    device: torch.device,
+    settings: RangeSettings,
+    work: UnfinishedRows,
+    progress: Progress,
+) -> Iterator[RowBlock]:
+    """The rows that are missing."""
+    loader = encoder_loader(
+        bundle,
+        encoder,
+        device,
+        batch_size=settings.batch_size,
+        backend=settings.backend,
+        on_error=settings.on_error,
+        progress=progress,
+    )
     if work.state is not None:
         loader.load_state_dict(work.state)
-    in_order = np.argsort(bundle.example_ids, kind="stable")
-
-    def append(rows: NDArray[Any], state: dict[str, Any] | None) -> int:
-        new = {
-            one.example_id: {"path": one.path, "reason": one.reason}
-            for one in loader.skipped
-            if one.example_id not in work.skipped
-        }
-        work.append(rows, state, new)
-        return len(rows)
-
-    def left_out(end: int) -> Iterator[int]:
-        """Rows of damaged examples, up to a position."""
-        while work.n_rows < end:
-            n = min(end - work.n_rows, loader.batch_size)
-            # The loader stands after the batch that comes next.
-            yield append(np.full((n, encoder.n_features), np.nan, dtype), work.state)
-
-    for batch in loader:
-        found = np.searchsorted(bundle.example_ids, batch.example_ids, sorter=in_order)
-        positions = in_order[found]
-        yield from left_out(int(positions[0]))
-        rows = np.full((positions[-1] + 1 - positions[0], encoder.n_features), np.nan, dtype)
-        rows[positions - positions[0]] = _rows(encoder, batch, dtype)
-        yield append(rows, loader.state_dict())
-    yield from left_out(bundle.n_examples)
+    return row_blocks(bundle, encoder, loader, settings.dtype, work.n_rows, bundle.n_examples)
 
 
-def _rows(encoder: Encoder, batch: Batch, dtype: Dtype) -> NDArray[Any]:
-    """Features of a batch on the host, (b, d) of ``dtype``."""
-    features: Tensor = encoder(batch.images)
-    with np.errstate(over="ignore"):
-        rows: NDArray[Any] = to_numpy(features).astype(dtype, copy=False)
-    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(wrong):
-        finite = bool(features[int(wrong[0])].isfinite().all())
-        raise unusable(
-            encoder.spec,
-            expected="finite features" + (" up to 65,504, as float16 holds" if finite else ""),
-            found=f"others, the first of example {int(batch.example_ids[wrong[0]])}",
-            do="pass --dtype float32" if finite else "check its weights",
-        )
-    return rows
+def _append(work: UnfinishedRows, block: RowBlock) -> None:
+    new = {
+        one.example_id: {"path": one.path, "reason": one.reason}
+        for one in block.skipped
+        if one.example_id not in work.skipped
+    }
+    work.append(block.rows, block.state, new)

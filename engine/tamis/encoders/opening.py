@@ -19,7 +19,7 @@ from tamis.progress import QUIET, Progress
 from tamis.training.recipes import Recipe
 from tamis.training.selfsup import SelfsupSettings
 
-__all__ = ["open_encoder", "open_or_train"]
+__all__ = ["is_opened_by_name", "open_encoder", "open_or_train"]
 
 _PIXELS = 32
 
@@ -62,6 +62,11 @@ def open_encoder(text: str, device: torch.device, *, resolution: int | None = No
     if spec.kind not in openers:
         raise _no_network(spec)
     return openers[spec.kind](spec, device, resolution)
+
+
+def is_opened_by_name(text: str) -> bool:
+    """Whether :func:`open_encoder` opens it, and nothing has to be trained first."""
+    return parse_spec(text).kind not in ("selfsup", "npy")
 
 
 def open_or_train(

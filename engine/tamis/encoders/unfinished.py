@@ -125,8 +125,8 @@ def unfinished_rows(
 ) -> Iterator[UnfinishedRows]:
     """Work on the rows of ``out``; on success they become ``out``.
 
-    After Ctrl-C or an error of the file system (a full disk) rows and journal stay for ``resume``,
-    after other errors only where ``resume`` is set; a killed process leaves them too.
+    After Ctrl-C or work that failed (a full disk, a lost cluster) rows and journal stay for
+    ``resume``, after other errors only where ``resume`` is set; a killed process leaves them too.
 
     Args:
         out: The file to write.
@@ -156,7 +156,7 @@ def unfinished_rows(
             yield work
             put_in_place(rows_path, out)
             keep = False
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, WorkFailedError):
             keep = True
             raise
         except OSError as error:

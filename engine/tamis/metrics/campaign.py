@@ -270,8 +270,7 @@ class _Campaign:
         )
 
     def train_on(self, cluster: ClusterOptions, work: Path | None) -> None:
-        """Have a cluster train what is missing."""
-        context, trainings = self.context, self.missing()
+        """Have a cluster train and embed what is missing."""
         if work is None:
             raise UsageError(
                 "a campaign on a cluster",
@@ -279,6 +278,12 @@ class _Campaign:
                 found="none",
                 do="pass one as work",
             )
+        self._train_networks_on(cluster, work)
+        if self._embeddings is not None:
+            self._embeddings.make(cluster)
+
+    def _train_networks_on(self, cluster: ClusterOptions, work: Path) -> None:
+        context, trainings = self.context, self.missing()
         if not trainings:
             return
         test = context.test.path if context.test is not None else None

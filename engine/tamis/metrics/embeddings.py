@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.cluster import ClusterOptions
 from tamis.encoders.base import Encoder
-from tamis.encoders.embedding import embed_bundle, embed_examples, encoder_loader
+from tamis.encoders.embedding import embed_bundle, embed_examples
 from tamis.encoders.embedding_file import open_embeddings
 from tamis.encoders.opening import open_encoder
+from tamis.encoders.rows import encoder_loader
 from tamis.encoders.spec import parse_spec
 from tamis.encoders.trained_here import selfsup_encoder
 from tamis.encoders.unfinished import left_behind
@@ -101,12 +103,19 @@ class EmbeddingWork:
             )
             return embed_examples(self._encoder, loader, progress=context.progress)
         if not self._file.exists():
-            self._file.parent.mkdir(parents=True, exist_ok=True)
             self._embed(self._file)
         return self._read(self._file)
 
-    def _embed(self, out: Path) -> None:
+    def make(self, cluster: ClusterOptions) -> None:
+        """Have a cluster make the file of them, where it is missing and a cluster can."""
+        if self._file is None or self.are_there():
+            return
+        if self._backend != "memory" or self._context.settings.on_error != "skip":
+            self._embed(self._file, cluster)
+
+    def _embed(self, out: Path, cluster: ClusterOptions | None = None) -> None:
         context = self._context
+        out.parent.mkdir(parents=True, exist_ok=True)
 
         def embed(*, resume: bool) -> None:
             embed_bundle(
@@ -118,6 +127,7 @@ class EmbeddingWork:
                 on_error=context.settings.on_error,
                 overwrite=not resume,
                 resume=resume,
+                cluster=cluster,
                 progress=context.progress,
             )
 
