@@ -27,7 +27,7 @@ def accuracy_plot(table: AccuracyTable) -> Figure:
     axes = figure.add_subplot()
     style = _metric_style(table.rows)
     # A little beside each other, so that intervals do not hide one another.
-    width = 0.012 * (max(table.keeps, default=1.0) - min(table.keeps, default=0.0))
+    width = _aside(table)
     for number, row in enumerate(table.rows):
         keeps = sorted(row.cells)
         aside = width * (number - (len(table.rows) - 1) / 2)
@@ -58,6 +58,15 @@ def accuracy_plot(table: AccuracyTable) -> Figure:
     axes.set_ylabel("test accuracy, %")
     _finish(figure, axes)
     return figure
+
+
+def _aside(table: AccuracyTable) -> float:
+    """Between neighbouring lines: little of the axis, and all together little of its least step."""
+    keeps = sorted(table.keeps)
+    if len(keeps) < 2:
+        return 0.005
+    step = min(np.diff(keeps))
+    return float(min(0.012 * (keeps[-1] - keeps[0]), 0.3 * step / len(table.rows)))
 
 
 def sizes_plot(tables: Sequence[AccuracyTable]) -> Figure:
@@ -99,7 +108,9 @@ def sizes_plot(tables: Sequence[AccuracyTable]) -> Figure:
     figure.supylabel("test error, %", fontsize=10)
     drawn = [axes.get_legend_handles_labels() for axes in grid.ravel()]
     named = {
-        label: line for lines, labels in drawn for label, line in zip(labels, lines, strict=True)
+        "random" if label.startswith("random,") else label: line
+        for lines, labels in drawn
+        for label, line in zip(labels, lines, strict=True)
     }
     figure.legend(
         list(named.values()), list(named), loc="outside right upper", fontsize=8, frameon=False
