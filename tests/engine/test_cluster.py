@@ -282,14 +282,15 @@ def test_an_encoder_is_opened_where_it_was_named(
 ) -> None:
     """By a relative path; and a worker that opens another one says so."""
     monkeypatch.chdir(tmp_path)
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+    linear = torch.nn.Linear(192, 4)
+    net = torch.nn.Sequential(torch.nn.Flatten(), linear)
     torch.jit.save(torch.jit.script(net), "net.pt")
     encoder = open_encoder("file:net.pt?crop=1", CPU, resolution=8)
     options: dict[str, Any] = {"on_error": "skip", "cluster": ClusterOptions(cluster.address)}
     embed_bundle(damaged, encoder, tmp_path / "there.npy", CPU, **options)
     embed_bundle(damaged, encoder, tmp_path / "here.npy", CPU, on_error="skip")
     assert (tmp_path / "there.npy").read_bytes() == (tmp_path / "here.npy").read_bytes()
-    torch.nn.init.zeros_(net[1].weight)
+    torch.nn.init.zeros_(linear.weight)
     torch.jit.save(torch.jit.script(net), "net.pt")
     with pytest.raises(UsageError, match="the same encoder on all nodes, found another weights"):
         embed_bundle(damaged, encoder, tmp_path / "other.npy", CPU, **options)

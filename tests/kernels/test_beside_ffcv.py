@@ -1,4 +1,4 @@
-"""The CPU's kernels in a process where FFCV has been at numba's types.
+"""Compiled loops in a process where FFCV has been at numba's types.
 
 FFCV's memory managers declare that they only read by ``nb.uint8[::1].mutable = False``. That object
 is numba's own type of all such arrays, and its hash changes: what numba has compiled for it is not
@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import numba
 import numpy as np
+from tamis.loaders.augment_rows import resample_rows
+from tamis.loaders.resample import resample_into
 from tamis_kernels import new_statistics, score_and_update, select_top
 
 def select(kind):
@@ -32,12 +34,23 @@ def update(n):
     score_and_update(logits, labels, state, np.arange(n))
     assert state.last_correct.all() and (state.count == 1).all()
 
+images, box = np.full(3 * 8 * 8, 7, np.int8), np.array([0, 0, 8, 8])
+
+def shown(out):
+    assert (out == 7).all(), out
+
 select(np.int64)
 update(2)
+out = np.zeros((1, 4, 4, 3), np.uint8)
+resample_rows(images, 8, np.array([0]), box[None], np.array([True]), out)
+shown(out)
 for shared in (numba.uint8[::1], numba.uint8[:, ::1], numba.uint64[::1], numba.uint32[::1]):
     shared.mutable = False
 select(np.int32)
 update(20_000)  # by threads
+out = np.zeros((4, 4, 3), np.uint8)
+resample_into(images, 0, np.int32(8), box, True, out)
+shown(out)
 """
 
 

@@ -72,9 +72,12 @@ def _weigh_rows(source, at, stride, weights, count, line, n):
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _weigh_columns(line, start, weights, most, flip, row):
-    """A row of RGB bytes from a line of floats; ``weights`` has the tap first, zeros at the end."""
-    side = len(start)
+def _weigh_columns(line, start, weights, most, flip, image, y):
+    """A row of RGB bytes from a line of floats; ``weights`` has the tap first, zeros at the end.
+
+    The row is no argument: FFCV changes numba's type of vectors and matrices of bytes.
+    """
+    side, row = len(start), image[y].reshape(-1)
     for x in range(side):
         at = 3 * start[x]
         z = 3 * (side - 1 - x if flip else x)
@@ -134,4 +137,4 @@ def resample_into(source, at, image_width, box, flip, out):
     for y in range(out.shape[0]):
         first = at + y_start[y] * stride
         _weigh_rows(source, first, stride, y_weights[y], y_count[y], line, 3 * width)
-        _weigh_columns(line, x_start, by_tap, most, flip, out[y].reshape(-1))
+        _weigh_columns(line, x_start, by_tap, most, flip, out, y)
