@@ -31,7 +31,7 @@ from tamis.encoders.embedding import embed_bundle, embed_examples
 from tamis.encoders.embedding_file import open_embeddings, provenance_trailer
 from tamis.encoders.network import quietly
 from tamis.encoders.opening import open_encoder
-from tamis.encoders.rows import encoder_loader
+from tamis.encoders.rows import RowSettings, encoder_loader
 from tamis.encoders.unfinished import left_behind
 from tamis.errors import BundleError, ScoreTableError, TamisError, UsageError, WorkFailedError
 from tamis.images import decode_any
@@ -137,7 +137,9 @@ def test_pixels_are_exact_whatever_the_loader_and_the_batches(
         out = tmp_path / f"{batch_size}.npy"
         embed(digits, pixels, out, batch_size=batch_size, backend=backend)
         assert np.array_equal(np.load(out, mmap_mode="r"), wanted)
-    loader = encoder_loader(digits, pixels, CPU, selection=digits.example_ids[[9, 700, 3]])
+    loader = encoder_loader(
+        digits, pixels, CPU, RowSettings(), selection=digits.example_ids[[9, 700, 3]]
+    )
     assert np.array_equal(embed_examples(pixels, loader), wanted[[9, 700, 3]])
 
 

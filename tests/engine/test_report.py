@@ -26,7 +26,7 @@ from tamis.bundles.pixels import decode_image
 from tamis.errors import UsageError
 from tamis.images import resize_to_side
 from tamis.report.canvas import INK, darkened
-from tamis.report.curves import sizes_plot
+from tamis.report.curves import accuracy_plot, sizes_plot
 from tamis.report.figures import class_rates
 from tamis.report.gallery import gallery
 from tamis.report.latex import escape, latex_tables
@@ -342,6 +342,18 @@ def test_plots_lie_beside_the_page(report_folder: Path, page: Page) -> None:
         assert INK not in darkened(svg)
         for shown in (svg, darkened(svg)):
             assert page.text.count(base64.b64encode(shown.encode()).decode()) == 1
+
+
+def test_many_lines_stay_at_their_keep_fraction() -> None:
+    (table, *_) = summarise(known_records())
+    many = replace(table, rows=table.rows * 8)
+    figure = accuracy_plot(many)
+    step = min(np.diff(sorted(many.keeps)))
+    drawn = [line.get_xdata() for line in figure.axes[0].get_lines() if line.get_marker() in "osD"]
+    assert len(drawn) >= len(many.rows)
+    for xs in drawn:
+        for x in np.asarray(xs):
+            assert min(abs(x - keep) for keep in many.keeps) <= 0.15 * step + 1e-9
 
 
 def test_errors_are_drawn_against_the_examples_kept() -> None:

@@ -17,8 +17,15 @@ from tamis.bundles.bundle import Bundle
 from tamis.cluster import ClusterOptions
 from tamis.encoders.base import Encoder
 from tamis.encoders.embedding_file import npy_header, provenance_trailer
-from tamis.encoders.on_cluster import RangeSettings, blocks_from_cluster
-from tamis.encoders.rows import Dtype, RowBlock, encoder_loader, features_of, row_blocks
+from tamis.encoders.on_cluster import blocks_from_cluster
+from tamis.encoders.rows import (
+    Dtype,
+    RowBlock,
+    RowSettings,
+    encoder_loader,
+    features_of,
+    row_blocks,
+)
 from tamis.encoders.unfinished import UnfinishedRows, unfinished_rows
 from tamis.errors import UsageError
 from tamis.loaders.batch import Loader, Skipped
@@ -110,7 +117,7 @@ def embed_bundle(
         device: Where batches go; the encoder's.
         dtype: Of the numbers in the file. float16 halves it, and keeps three digits.
         batch_size: Images a batch.
-        backend: See :func:`encoder_loader`.
+        backend: See :class:`tamis.encoders.rows.RowSettings`.
         on_error: ``fail``, or ``skip`` damaged examples.
         overwrite: Replace an existing file, and what an interrupted run left.
         resume: Go on with what it left.
@@ -121,8 +128,7 @@ def embed_bundle(
     Raises:
         UsageError: The output exists; what is resumed was another task; features that are not
             finite, or too large for float16; with a cluster, skipping without a loader that
-            streams; or as
-            :func:`tamis.cluster.run_on_cluster`.
+            streams; or as :func:`tamis.cluster.run_on_cluster`.
         BundleError: A damaged record that is not to be skipped.
         WorkFailedError: The file cannot be written.
     """
@@ -144,20 +150,14 @@ def embed_bundle(
             found="--loader memory, whose batches close the gaps",
             do="pass --loader ffcv or dali, or leave it out",
         )
-    settings = RangeSettings(dtype, batch_size, backend, on_error)
+    settings = RowSettings(dtype, batch_size, backend, on_error)
     header = npy_header((bundle.n_examples, encoder.n_features), dtype)
     with unfinished_rows(out, task, header, overwrite=overwrite, resume=resume) as work:
         n_resumed = work.n_rows
         with progress.task("embed", bundle.n_examples) as advance:
             advance(n_resumed)
             if n_resumed < bundle.n_examples:
-                if cluster is None:
-                    blocks = _blocks_here(bundle, encoder, device, settings, work, progress)
-                else:
-                    at, state = work.n_rows, work.state
-                    blocks = blocks_from_cluster(
-                        bundle, encoder, device, settings, cluster, n_rows=at, state=state
-                    )
+                blocks = _missing_rows(bundle, encoder, device, settings, work, cluster, progress)
                 for block in blocks:
                     _append(work, block)
                     advance(len(block.rows))
@@ -177,27 +177,24 @@ def embed_bundle(
     )
 
 
-def _blocks_here(
+def _missing_rows(
     bundle: Bundle,
     encoder: Encoder,
     device: torch.device,
-    settings: RangeSettings,
+    settings: RowSettings,
     work: UnfinishedRows,
+    cluster: ClusterOptions | None,
     progress: Progress,
 ) -> Iterator[RowBlock]:
-    """The rows that are missing."""
-    loader = encoder_loader(
-        bundle,
-        encoder,
-        device,
-        batch_size=settings.batch_size,
-        backend=settings.backend,
-        on_error=settings.on_error,
-        progress=progress,
-    )
-    if work.state is not None:
-        loader.load_state_dict(work.state)
-    return row_blocks(bundle, encoder, loader, settings.dtype, work.n_rows, bundle.n_examples)
+    start, state = work.n_rows, work.state
+    if cluster is not None:
+        return blocks_from_cluster(
+            bundle, encoder, device, settings, cluster, n_rows=start, state=state
+        )
+    loader = encoder_loader(bundle, encoder, device, settings, progress=progress)
+    if state is not None:
+        loader.load_state_dict(state)
+    return row_blocks(bundle, encoder, loader, settings.dtype, start, bundle.n_examples)
 
 
 def _append(work: UnfinishedRows, block: RowBlock) -> None:

@@ -21,27 +21,16 @@ from tamis.bundles.opening import open_bundle
 from tamis.cluster import ClusterOptions, GivenUp, run_on_cluster
 from tamis.encoders.base import Encoder, unusable
 from tamis.encoders.opening import is_opened_by_name, open_encoder
-from tamis.encoders.rows import Dtype, RowBlock, encoder_loader, row_blocks
+from tamis.encoders.rows import RowBlock, RowSettings, encoder_loader, row_blocks
 from tamis.errors import BundleError, WorkFailedError
 from tamis.loaders.base import ScheduledLoader
 from tamis.loaders.schedule import Schedule
-from tamis.loaders.settings import OnError
 
-__all__ = ["RangeSettings", "blocks_from_cluster"]
+__all__ = ["blocks_from_cluster"]
 
 _MOST_BYTES = 2**24  # of a range's rows, which wait in memory for those before them
 _MOST_BATCHES = 32
 _LEAST_RANGES = 16  # where there are as many batches: a worker that is late is not waited for long
-
-
-@dataclass(frozen=True)
-class RangeSettings:
-    """How rows are made; see :func:`tamis.encoders.embedding.embed_bundle`."""
-
-    dtype: Dtype
-    batch_size: int
-    backend: str
-    on_error: OnError
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,7 @@ class _Job:
     resolution: int
     provenance: dict[str, Any]
     device: str
-    settings: RangeSettings
+    settings: RowSettings
     folder: Path
 
 
@@ -77,7 +66,7 @@ def blocks_from_cluster(
     bundle: Bundle,
     encoder: Encoder,
     device: torch.device,
-    settings: RangeSettings,
+    settings: RowSettings,
     options: ClusterOptions,
     *,
     n_rows: int,
@@ -137,7 +126,7 @@ def blocks_from_cluster(
 def _ranges(
     bundle: Bundle,
     n_features: int,
-    settings: RangeSettings,
+    settings: RowSettings,
     n_rows: int,
     state: dict[str, Any] | None,
 ) -> list[_Range]:
@@ -181,17 +170,10 @@ def _open(job: _Job, threads: int) -> Callable[[_Range], list[RowBlock]]:
 
 
 def _embed_range(
-    bundle: Bundle, encoder: Encoder, device: torch.device, settings: RangeSettings, one: _Range
+    bundle: Bundle, encoder: Encoder, device: torch.device, settings: RowSettings, one: _Range
 ) -> list[RowBlock]:
-    loader = encoder_loader(
-        bundle,
-        encoder,
-        device,
-        batch_size=settings.batch_size,
-        backend=settings.backend,
-        on_error=settings.on_error,
-        selection=bundle.example_ids[one.start : one.stop],
-    )
+    selection = bundle.example_ids[one.start : one.stop]
+    loader = encoder_loader(bundle, encoder, device, settings, selection=selection)
     assert isinstance(loader, ScheduledLoader)
     # As the loader of the whole bundle would stand: one machine can go on from there.
     whole = Schedule(bundle.example_ids, loader.settings).state_dict()

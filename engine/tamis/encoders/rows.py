@@ -19,9 +19,27 @@ from tamis.loaders.opening import choose_streaming, open_loader
 from tamis.loaders.settings import OnError
 from tamis.progress import QUIET, Progress
 
-__all__ = ["Dtype", "RowBlock", "encoder_loader", "features_of", "row_blocks"]
+__all__ = ["Dtype", "RowBlock", "RowSettings", "encoder_loader", "features_of", "row_blocks"]
 
 Dtype = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How rows are made.
+
+    Attributes:
+        dtype: Of their numbers.
+        batch_size: Images a batch.
+        backend: See :func:`tamis.loaders.opening.open_loader`; ``auto`` streams, since one pass
+            does not pay for decoding everything first.
+        on_error: ``fail``, or ``skip`` damaged examples.
+    """
+
+    dtype: Dtype = "float32"
+    batch_size: int = 256
+    backend: str = "auto"
+    on_error: OnError = "fail"
 
 
 @dataclass(frozen=True)
@@ -44,10 +62,8 @@ def encoder_loader(
     bundle: Bundle,
     encoder: Encoder,
     device: torch.device,
+    settings: RowSettings,
     *,
-    batch_size: int = 256,
-    backend: str = "auto",
-    on_error: OnError = "fail",
     selection: NDArray[np.int64] | None = None,
     progress: Progress = QUIET,
 ) -> Loader:
@@ -57,10 +73,7 @@ def encoder_loader(
         bundle: The examples.
         encoder: Says which part of each image it is shown, and how large.
         device: Where batches go.
-        batch_size: Images a batch.
-        backend: See :func:`tamis.loaders.opening.open_loader`; ``auto`` streams, since one pass
-            does not pay for decoding everything first.
-        on_error: ``fail``, or ``skip`` damaged examples.
+        settings: How.
         selection: (k,) int64 example ids, all others are left out; None for all.
         progress: Told of decoding into memory.
 
@@ -68,14 +81,15 @@ def encoder_loader(
         UsageError: As :func:`tamis.loaders.opening.open_loader`.
         BundleError: As there.
     """
+    backend = settings.backend
     return open_loader(
         bundle,
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         resolution=encoder.resolution,
         backend=choose_streaming(device) if backend == "auto" else backend,
         center_ratio=encoder.crop_ratio,
         selection=selection,
-        on_error=on_error,
+        on_error=settings.on_error,
         device=device,
         progress=progress,
     )

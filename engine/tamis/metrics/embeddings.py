@@ -16,7 +16,7 @@ from tamis.encoders.base import Encoder
 from tamis.encoders.embedding import embed_bundle, embed_examples
 from tamis.encoders.embedding_file import open_embeddings
 from tamis.encoders.opening import open_encoder
-from tamis.encoders.rows import encoder_loader
+from tamis.encoders.rows import RowSettings, encoder_loader
 from tamis.encoders.spec import parse_spec
 from tamis.encoders.trained_here import selfsup_encoder
 from tamis.encoders.unfinished import left_behind
@@ -96,8 +96,7 @@ class EmbeddingWork:
                 context.bundle,
                 self._encoder,
                 context.device,
-                backend=self._backend,
-                on_error=context.settings.on_error,
+                RowSettings(backend=self._backend, on_error=context.settings.on_error),
                 selection=context.ids,
                 progress=context.progress,
             )
