@@ -349,7 +349,8 @@ def test_many_lines_stay_at_their_keep_fraction() -> None:
     many = replace(table, rows=table.rows * 8)
     figure = accuracy_plot(many)
     step = min(np.diff(sorted(many.keeps)))
-    drawn = [line.get_xdata() for line in figure.axes[0].get_lines() if line.get_marker() in "osD"]
+    lines = figure.axes[0].get_lines()
+    drawn = [line.get_xdata() for line in lines if str(line.get_marker()) in "osD"]
     assert len(drawn) >= len(many.rows)
     for xs in drawn:
         for x in np.asarray(xs):
