@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
+from tamis.bundles.layout import JPEG_MODE
 from tamis.bundles.opening import open_bundle
 from tamis.loaders.batch import Batch, Loader
+from tamis.loaders.decoding import Records
 from tamis.loaders.ffcv_loader import FFCVLoader
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader
 from tamis.loaders.settings import LoaderSettings
@@ -21,6 +23,7 @@ __all__ = [
     "epoch",
     "ids_of",
     "images_of",
+    "jpeg_records",
     "labels_of",
     "memory_loader",
     "noise",
@@ -76,6 +79,21 @@ def labels_of(batches: Iterable[Batch]) -> dict[int, int]:
         for batch in batches
         for example_id, label in zip(batch.example_ids, batch.labels, strict=True)
     }
+
+
+def jpeg_records(data: list[bytes], sizes: list[tuple[int, int]], *, proven: bool) -> Records:
+    """Encoded images in one buffer; ``sizes`` are widths and heights."""
+    lengths = np.array([len(record) for record in data])
+    widths, heights = np.array(sizes).T
+    return Records(
+        np.frombuffer(b"".join(data), np.int8),
+        np.cumsum(lengths) - lengths,
+        lengths,
+        np.full(len(data), JPEG_MODE),
+        np.ascontiguousarray(widths),
+        np.ascontiguousarray(heights),
+        proven=proven,
+    )
 
 
 def with_damage(bundle: Bundle, out: Path, positions: list[int]) -> Bundle:

@@ -41,6 +41,7 @@ FLOORS = {
     "tamis.progress": 8,
     "tamis.statistics": 8,
     "tamis.thrift": 8,
+    "tamis.tiles": 9,
     "tamis.versions": 8,
     "tamis.units": 8,
     "tamis.images": 9,

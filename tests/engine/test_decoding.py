@@ -1,4 +1,4 @@
-"""Boxes, resampling and the checked decoding of records, against independent definitions."""
+"""Boxes and the checked decoding of records, against independent definitions."""
 
 from __future__ import annotations
 
@@ -6,43 +6,21 @@ import io
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import ks_2samp
 
+from loading import jpeg_records
 from sample_images import picture
-from tamis.bundles.layout import JPEG_MODE, RAW_MODE
+from tamis.bundles.layout import RAW_MODE
 from tamis.images import decode_jpeg
-from tamis.loaders.augment import resample
 from tamis.loaders.boxes import center_boxes, random_boxes
 from tamis.loaders.decoding import Decoder, Records
 from tamis.loaders.settings import RandomResizedCrop
-
-# ---- resampling
-
-
-def weights(n_in: int, n_out: int) -> NDArray[np.float64]:
-    """(n_out, n_in): overlaps of intervals where it shrinks, hat functions where it grows."""
-    edges = np.linspace(0, n_in, n_out + 1)
-    pixel = np.arange(n_in)
-    if n_in >= n_out:
-        inside = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-        return np.asarray(np.clip(inside, 0, None) * n_out / n_in)
-    centre = np.clip((edges[1:] + edges[:-1]) / 2 - 0.5, 0, n_in - 1)
-    return np.asarray(np.clip(1 - np.abs(centre[:, None] - pixel), 0, None))
-
-
-def defined(image: NDArray[np.uint8], box: list[int], flip: bool, side: int) -> NDArray[np.float64]:
-    top, left, height, width = box
-    part = image[top : top + height, left : left + width].astype(float)
-    out = np.einsum("yh,xw,hwc->yxc", weights(height, side), weights(width, side), part)
-    return np.asarray(out[:, ::-1] if flip else out)
 
 
 def raw_records(images: list[NDArray[np.uint8]]) -> Records:
@@ -56,49 +34,6 @@ def raw_records(images: list[NDArray[np.uint8]]) -> Records:
         np.array([image.shape[0] for image in images]),
         proven=True,
     )
-
-
-def jpeg_records(data: list[bytes], sizes: list[tuple[int, int]], *, proven: bool) -> Records:
-    """``sizes`` are widths and heights."""
-    lengths = np.array([len(record) for record in data])
-    widths, heights = np.array(sizes).T
-    return Records(
-        np.frombuffer(b"".join(data), np.int8),
-        np.cumsum(lengths) - lengths,
-        lengths,
-        np.full(len(data), JPEG_MODE),
-        np.ascontiguousarray(widths),
-        np.ascontiguousarray(heights),
-        proven=proven,
-    )
-
-
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.booleans(), st.data())
-def test_both_resamplers_follow_the_definition(
-    height: int, width: int, side: int, flip: bool, data: st.DataObject
-) -> None:
-    image = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
-    h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
-    box = [data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w]
-    expected = defined(image, box, flip, side)
-    out = np.empty((1, side, side, 3), np.uint8)
-    boxes, flips = np.array([box]), np.array([flip])
-    assert Decoder().decode(raw_records([image]), boxes, flips, out) == []
-    # Rounded to the nearest; float32 may decide ties the other way.
-    assert np.abs(out[0] - expected).max() < 0.501
-    batched = resample(torch.from_numpy(image)[None], boxes, flips, side).numpy()
-    assert np.abs(batched[0] - expected).max() < 0.501
-
-
-def test_shrinking_is_opencvs_area_and_growing_its_linear() -> None:
-    image = picture(301, 207, 3)
-    decoder = Decoder()
-    for side, how in ((97, cv2.INTER_AREA), (64, cv2.INTER_AREA), (400, cv2.INTER_LINEAR)):
-        out = np.empty((1, side, side, 3), np.uint8)
-        box = np.array([[0, 0, *image.shape[:2]]])
-        decoder.decode(raw_records([image]), box, np.zeros(1, np.bool_), out)
-        expected = cv2.resize(image, (side, side), interpolation=how)
-        assert np.abs(out[0].astype(int) - expected).max() <= 1
 
 
 # ---- boxes

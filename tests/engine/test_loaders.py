@@ -515,7 +515,7 @@ def test_opening(digits: Bundle) -> None:
     assert isinstance(opened(digits, "ffcv"), FFCVLoader)
     # A set that was decoded before, at another size.
     image_set = load_image_set(digits, 16)
-    loader = open_loader(image_set, batch_size=9, resolution=8)
+    loader = open_loader(image_set, batch_size=9, resolution=8, resample="area")
     for example_id, pixels in images_of(loader).items():
         position = int(np.flatnonzero(digits.example_ids == example_id)[0])
         doubled = image_set.images[position].numpy().astype(float)

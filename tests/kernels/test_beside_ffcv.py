@@ -42,14 +42,14 @@ def shown(out):
 select(np.int64)
 update(2)
 out = np.zeros((1, 4, 4, 3), np.uint8)
-resample_rows(images, 8, np.array([0]), box[None], np.array([True]), out)
+resample_rows(images, 8, np.array([0]), box[None], np.array([True]), True, out)
 shown(out)
 for shared in (numba.uint8[::1], numba.uint8[:, ::1], numba.uint64[::1], numba.uint32[::1]):
     shared.mutable = False
 select(np.int32)
 update(20_000)  # by threads
 out = np.zeros((4, 4, 3), np.uint8)
-resample_into(images, 0, np.int32(8), box, True, out)
+resample_into(images, 0, (8, 8), (0.0, 0.0, 8.0, 8.0), True, np.bool_(False), out)
 shown(out)
 """
 

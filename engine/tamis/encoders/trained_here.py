@@ -84,6 +84,7 @@ def train_selfsup(
         on_error=on_error,
         device=device,
         progress=progress,
+        **recipe.decoding,
     )
     model = train_encoder(loader, recipe, settings, seed=seed, device=device, progress=progress)
     return selfsup_encoder(model, recipe, settings, device, seed=seed)

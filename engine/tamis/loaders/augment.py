@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tamis.hashing import example_uniform
-from tamis.loaders.settings import Augmentation
+from tamis.loaders.settings import Augmentation, Resample
 
-__all__ = ["GREY", "cut_out", "draw_cutouts", "draw_shifts", "resample", "shift"]
+__all__ = ["GREY", "cut_out", "draw_cutouts", "draw_shifts", "resize", "shift"]
 
 GREY = 128
 """What a cutout is filled with."""
@@ -103,10 +103,14 @@ def cut_out(
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], GREY)
 
 
-def resample(
-    images: Tensor, boxes: NDArray[np.int64], flips: NDArray[np.bool_], side: int
+def resize(
+    images: Tensor,
+    boxes: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    side: int,
+    how: Resample,
 ) -> Tensor:
-    """Resize a box of each image, by area where it shrinks, linearly where it grows.
+    """Resize a box of each image.
 
     What :func:`tamis.loaders.resample.resample_into` does, as two batched products.
 
@@ -115,13 +119,14 @@ def resample(
         boxes: (b, 4) int64: top, left, height, width.
         flips: (b,) bool, which to mirror.
         side: Of the result.
+        how: By triangles or by areas.
 
     Returns:
         (b, side, side, 3) uint8 on the same device.
     """
     top, left, height, width = torch.from_numpy(boxes).to(images.device, torch.float32).T
-    by_row = _weights(top, height, images.shape[1], side)
-    by_column = _weights(left, width, images.shape[2], side)
+    by_row = _weights(top, height, images.shape[1], side, how)
+    by_column = _weights(left, width, images.shape[2], side, how)
     mirrored = torch.from_numpy(flips).to(images.device)[:, None, None]
     by_column = torch.where(mirrored, by_column.flip(1), by_column)
     # A caller who trains in bfloat16 does not want its rounding here.
@@ -132,16 +137,18 @@ def resample(
     return (pixels + 0.5).clamp_(0, 255).to(torch.uint8).contiguous()
 
 
-def _weights(start: Tensor, extent: Tensor, n_in: int, n_out: int) -> Tensor:
+def _weights(start: Tensor, extent: Tensor, n_in: int, n_out: int, how: Resample) -> Tensor:
     """(b, n_out, n_in) float32, each row of sum 1."""
     out = torch.arange(n_out, device=start.device, dtype=torch.float32)
     pixel = torch.arange(n_in, device=start.device, dtype=torch.float32)
     scale = (extent / n_out)[:, None]
     low, high = start[:, None] + out * scale, start[:, None] + (out + 1) * scale
-    area = (torch.minimum(high[..., None], pixel + 1) - torch.maximum(low[..., None], pixel)).clamp(
-        min=0
-    ) / scale[..., None]
-    last = (start + extent - 1)[:, None]
-    centre = torch.minimum(torch.maximum((low + high) / 2 - 0.5, start[:, None]), last)
-    linear = (1 - (centre[..., None] - pixel).abs()).clamp(min=0)
-    return torch.where(scale[..., None] >= 1, area, linear)
+    inside = (pixel >= start[:, None, None]) & (pixel < (start + extent)[:, None, None])
+    centre = ((low + high) / 2 - 0.5)[..., None]
+    support = scale.clamp(min=1)[..., None]
+    weights = (1 - (centre - pixel).abs() / support).clamp(min=0) * inside
+    weights = weights / weights.sum(-1, keepdim=True)
+    if how == "antialias":
+        return weights
+    reached = torch.minimum(high[..., None], pixel + 1) - torch.maximum(low[..., None], pixel)
+    return torch.where(scale[..., None] >= 1, reached.clamp(min=0) / scale[..., None], weights)

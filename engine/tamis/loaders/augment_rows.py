@@ -11,7 +11,7 @@ __all__ = ["resample_rows", "shift_rows"]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def resample_rows(images, side, positions, boxes, flips, out):
+def resample_rows(images, side, positions, boxes, flips, by_area, out):
     """Resize a box of each of some images of one size.
 
     Args:
@@ -20,11 +20,15 @@ def resample_rows(images, side, positions, boxes, flips, out):
         positions: (k,) int64, which of them.
         boxes: (k, 4) int64: top, left, height and width in pixels, inside the image.
         flips: (k,) bool, which to mirror.
+        by_area: Whether to resize by areas or by triangles.
         out: (k, height, width, 3) uint8, written to.
     """
     size = 3 * side * side
     for row in range(len(positions)):
-        resample_into(images, positions[row] * size, side, boxes[row], flips[row], out[row])
+        box = boxes[row]
+        part = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+        at = positions[row] * size
+        resample_into(images, at, (side, side), part, flips[row], by_area, out[row])
 
 
 @njit(nogil=True, error_model="numpy")

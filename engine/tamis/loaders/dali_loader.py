@@ -17,7 +17,7 @@ from tamis.bundles.digest import span_checksums
 from tamis.bundles.layout import RAW_MODE
 from tamis.bundles.spans import Span
 from tamis.devices import n_cores
-from tamis.errors import ImageError, WorkFailedError, first_line
+from tamis.errors import ImageError, UsageError, WorkFailedError, first_line
 from tamis.jpeg_header import scan_jpeg
 from tamis.loaders.base import StreamingLoader
 from tamis.loaders.batch import Batch
@@ -51,7 +51,7 @@ class DALILoader(StreamingLoader):
         workers: Threads of the CPU's part; None takes all cores.
 
     Raises:
-        UsageError: DALI is not installed.
+        UsageError: DALI is not installed, or is asked to resize by areas.
     """
 
     def __init__(
@@ -63,6 +63,13 @@ class DALILoader(StreamingLoader):
         positions: NDArray[np.int64] | None = None,
         workers: int | None = None,
     ) -> None:
+        if settings.resample != "antialias":
+            raise UsageError(
+                "--loader dali",
+                expected="resample antialias, the only one that DALI knows",
+                found=settings.resample,
+                do="use --loader ffcv, or antialias",
+            )
         super().__init__(bundle, settings, device, positions=positions)
         self._workers = workers or n_cores()
         rows = bundle.metadata[f"f{bundle.image_field}"]

@@ -152,7 +152,8 @@ class DecodePool:
         try:
             tools = self._tools.pop()
         except IndexError:
-            tools = Tools(Decoder(), np.empty(2 * _TASK_BYTES, np.int8))
+            decoder = Decoder(self._settings.resample, exact=self._settings.exact)
+            tools = Tools(decoder, np.empty(2 * _TASK_BYTES, np.int8))
         try:
             yield tools
         finally:

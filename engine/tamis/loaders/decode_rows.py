@@ -9,6 +9,7 @@ from numba import njit, types
 
 from tamis.bundles.layout import RAW_MODE
 from tamis.loaders.resample import resample_into
+from tamis.loaders.tile_splicing import splice
 from tamis.loaders.turbojpeg import SYMBOL
 
 __all__ = [
@@ -41,18 +42,42 @@ DOUBTFUL = 4  # libjpeg-turbo warns, and nothing proves that the bytes were alwa
 BAD_RAW = 5
 TOO_LARGE = 6
 
+# A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the box is then still so many times as
+# large as what is shown: the resampler's triangles hide the rest (bench/records/NOTES.md).
+_LEAST_SHRINK = 1.4
+_LEAST_SIDE = 16  # below it libturbojpeg takes another fraction, which rounds to the same size
+
 
 @njit(nogil=True, error_model="numpy")
-def _decode_jpeg(handle, address, size, width, height, proven, scratch):
+def _read_size(handle, address, size, found):
+    """Width and height of a JPEG, or whether it has none."""
+    at = found.ctypes.data
+    if _read_header(handle, address, size, at, at + 4, at + 8, at + 12) != 0:
+        return False
+    return found[0] != 0 and found[1] != 0  # tables only
+
+
+@njit(nogil=True, error_model="numpy")
+def _fraction(box, side_down, side_across, exact):
+    """Denominator of the size at which a JPEG is decoded, whole or a part around the box."""
+    if exact or min(box[2], box[3]) < _LEAST_SIDE:
+        return 1
+    shrink = min(box[2] / side_down, box[3] / side_across)
+    for denominator in (8, 4, 2):
+        if shrink >= _LEAST_SHRINK * denominator:
+            return denominator
+    return 1
+
+
+@njit(nogil=True, error_model="numpy")
+def _decode_jpeg(handle, address, size, region, denominator, proven, scratch):
     # Decoding into a buffer for the stated size is safe only where the JPEG has that size.
     header = np.zeros(4, np.int32)
-    at = header.ctypes.data
-    if _read_header(handle, address, size, at, at + 4, at + 8, at + 12) != 0:
+    if not _read_size(handle, address, size, header):
         return NO_HEADER
-    if header[0] == 0 or header[1] == 0:  # tables only
-        return NO_HEADER
-    if header[0] != width or header[1] != height:
+    if header[0] != region[3] or header[1] != region[2]:
         return OTHER_SIZE
+    width, height = -(-region[3] // denominator), -(-region[2] // denominator)
     out = scratch.ctypes.data
     if _decompress(handle, address, size, out, width, 0, height, _RGB, _LIMIT_SCANS) != 0:
         if _error_code(handle) != _WARNING:
@@ -62,8 +87,33 @@ def _decode_jpeg(handle, address, size, width, height, proven, scratch):
     return FINE
 
 
+@njit(nogil=True, error_model="numpy")
+def _show_jpeg(
+    handle, data, start, size, proven, box, flip, exact, by_area, pixels, tiles, region, out
+):
+    """Decode what a box needs of a JPEG, and resize it."""
+    address = data.ctypes.data + start
+    # What is not proven is decoded whole: damage beside the box is damage, too.
+    if proven:
+        n = splice(data, start, size, box, tiles, region)
+        if n:
+            address, size = tiles.ctypes.data, n
+    denominator = _fraction(box, out.shape[0], out.shape[1], exact)
+    found = _decode_jpeg(handle, address, size, region, denominator, proven, pixels)
+    if found == FINE:
+        part = (
+            (box[0] - region[0]) / denominator,
+            (box[1] - region[1]) / denominator,
+            box[2] / denominator,
+            box[3] / denominator,
+        )
+        shown = (-(-region[2] // denominator), -(-region[3] // denominator))
+        resample_into(pixels, 0, shown, part, flip, by_area, out)
+    return found
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def decode_rows(first, handle, records, proven, boxes, flips, scratch, out):
+def decode_rows(first, handle, records, proven, boxes, flips, exact, by_area, pixels, tiles, out):
     """Decode rows from ``first`` on, until one fails.
 
     Args:
@@ -73,26 +123,33 @@ def decode_rows(first, handle, records, proven, boxes, flips, scratch, out):
         proven: As there.
         boxes: (k, 4) int64, see :class:`tamis.loaders.decoding.Decoder`.
         flips: (k,) bool.
-        scratch: (bytes,) int8, for the pixels of a whole image.
+        exact: Decode at full size, however small the result.
+        by_area: Resize by areas, not triangles.
+        pixels: (bytes,) int8, for the pixels of a whole image.
+        tiles: (bytes,) int8, for a record that is made of parts of one.
         out: (k, height, width, 3) uint8, written to.
 
     Returns:
         The row that failed and why, or k and ``FINE``.
     """
     data, starts, sizes, modes, widths, heights = records
+    region = np.empty(4, np.int64)
     for row in range(first, len(starts)):
         width, height = widths[row], heights[row]
-        if 3 * width * height > len(scratch):
+        if 3 * width * height > len(pixels):
             return row, TOO_LARGE
+        box, flip, to = boxes[row], flips[row], out[row]
+        start, size = starts[row], sizes[row]
         if modes[row] == RAW_MODE:
-            if sizes[row] != 3 * width * height:
+            if size != 3 * width * height:
                 return row, BAD_RAW
-            source, at = data, starts[row]
-        else:
-            address = data.ctypes.data + starts[row]
-            found = _decode_jpeg(handle, address, sizes[row], width, height, proven, scratch)
-            if found != FINE:
-                return row, found
-            source, at = scratch, 0
-        resample_into(source, at, width, boxes[row], flips[row], out[row])
+            part = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+            resample_into(data, start, (height, width), part, flip, by_area, to)
+            continue
+        region[0], region[1], region[2], region[3] = 0, 0, height, width
+        found = _show_jpeg(
+            handle, data, start, size, proven, box, flip, exact, by_area, pixels, tiles, region, to
+        )
+        if found != FINE:
+            return row, found
     return len(starts), FINE

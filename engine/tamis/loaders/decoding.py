@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from tamis.images import MAX_PIXELS
 from tamis.loaders.decode_rows import BAD_RAW, FINE, NO_HEADER, OTHER_SIZE, TOO_LARGE, decode_rows
+from tamis.loaders.settings import Resample
+from tamis.loaders.tile_splicing import SPLICED_BYTES
 from tamis.loaders.turbojpeg import Decompressor
 
 __all__ = ["Decoder", "Failure", "Records"]
@@ -54,12 +56,18 @@ class Failure:
 class Decoder:
     """Decodes batches of records; for one thread at a time.
 
-    Memory: the pixels of the largest image so far.
+    Memory: the pixels of the largest image so far, and its record.
+
+    Args:
+        resample: How boxes are resized.
+        exact: See :class:`tamis.loaders.settings.LoaderSettings`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, resample: Resample = "antialias", *, exact: bool = False) -> None:
         self._decompressor = Decompressor()
-        self._scratch: NDArray[np.int8] = np.empty(0, np.int8)
+        self._by_area, self._exact = resample == "area", exact
+        self._pixels: NDArray[np.int8] = np.empty(0, np.int8)
+        self._tiles: NDArray[np.int8] = np.empty(0, np.int8)
 
     def decode(
         self,
@@ -69,6 +77,9 @@ class Decoder:
         out: NDArray[np.uint8],
     ) -> list[Failure]:
         """Decode records, cut a box out of each, and resize it.
+
+        Of a JPEG with restart tiles whose bytes are proven, only the tiles under the box are
+        decoded: the same pixels.
 
         JPEGs are decoded as Pillow and torchvision decode them: the accurate inverse DCT and
         smooth chroma (FFCV takes the fast DCT, which is off by up to 25 levels and no faster).
@@ -85,8 +96,11 @@ class Decoder:
         """
         pixels = records.widths * records.heights
         largest = 3 * int(pixels[pixels <= MAX_PIXELS].max(initial=0))
-        if largest > len(self._scratch):
-            self._scratch = np.empty(largest, np.int8)
+        if largest > len(self._pixels):
+            self._pixels = np.empty(largest, np.int8)
+        longest = int(records.sizes.max(initial=0)) + SPLICED_BYTES
+        if longest > len(self._tiles):
+            self._tiles = np.empty(longest, np.int8)
         arrays = (
             records.data,
             records.starts,
@@ -105,7 +119,10 @@ class Decoder:
                 records.proven,
                 boxes,
                 flips,
-                self._scratch,
+                self._exact,
+                self._by_area,
+                self._pixels,
+                self._tiles,
                 out,
             )
             if status == FINE:

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from tamis.bundles.bundle import Bundle
 from tamis.devices import n_cores
-from tamis.loaders.augment import GREY, cut_out, draw_cutouts, draw_shifts, resample, shift
+from tamis.loaders.augment import GREY, cut_out, draw_cutouts, draw_shifts, resize, shift
 from tamis.loaders.augment_rows import resample_rows, shift_rows
 from tamis.loaders.base import ScheduledLoader, SkipList
 from tamis.loaders.batch import Batch, Skipped
 from tamis.loaders.boxes import draw_flips, image_boxes
 from tamis.loaders.decode_pool import DecodePool
 from tamis.loaders.schedule import Schedule
-from tamis.loaders.settings import Augmentation, LoaderSettings, OnError
+from tamis.loaders.settings import Augmentation, LoaderSettings, OnError, Resample
 from tamis.progress import QUIET, Progress
 
 __all__ = ["ImageSet", "MemoryLoader", "load_image_set"]
@@ -73,6 +73,8 @@ def load_image_set(
     positions: NDArray[np.int64] | None = None,
     center_ratio: float = 1.0,
     on_error: OnError = "fail",
+    resample: Resample = "antialias",
+    exact: bool = False,
     workers: int | None = None,
     progress: Progress = QUIET,
 ) -> ImageSet:
@@ -87,6 +89,8 @@ def load_image_set(
         positions: (k,) int64, the examples of the bundle that are decoded; None for all.
         center_ratio: Side of the square by the image's shorter side.
         on_error: ``skip`` leaves damaged examples out.
+        resample: How images are resized.
+        exact: Decode JPEGs at their full size, however small they are shown.
         workers: Threads; None takes all cores.
         progress: Told of decoding.
 
@@ -100,7 +104,9 @@ def load_image_set(
     images = np.empty((n, resolution, resolution, 3), np.uint8)
     kept = np.ones(n, np.bool_)
     skips = SkipList(bundle, on_error)
-    settings = LoaderSettings(_CHUNK, resolution, center_ratio=center_ratio)
+    settings = LoaderSettings(
+        _CHUNK, resolution, center_ratio=center_ratio, resample=resample, exact=exact
+    )
     with (
         progress.task(f"decode {bundle.path.name}", n) as advance,
         closing(DecodePool(bundle, settings, workers)) as pool,
@@ -204,7 +210,8 @@ class MemoryLoader(ScheduledLoader):
         """Cropped and resized, mirrored, shifted and covered, by torch's operations."""
         settings, pixels = self.settings, self.image_set.images[index]
         if self._resampled:
-            pixels = resample(pixels, self._boxes(ids, epoch), flips, settings.resolution)
+            boxes, side = self._boxes(ids, epoch), settings.resolution
+            pixels = resize(pixels, boxes, flips, side, settings.resample)
         elif flips.any():
             mirrored = torch.from_numpy(flips).to(pixels.device)[:, None, None, None]
             pixels = torch.where(mirrored, pixels.flip(2), pixels)
@@ -227,7 +234,8 @@ class MemoryLoader(ScheduledLoader):
         out = np.empty((len(ids), side, side, 3), np.uint8)
         if self._resampled:
             rows = positions, self._boxes(ids, epoch), flips, out
-            tasks = _in_parts(pool, self._workers, partial(_resize, data, side_in), *rows)
+            work = partial(_resize, data, side_in, self.settings.resample == "area")
+            tasks = _in_parts(pool, self._workers, work, *rows)
             after = augmentation or Augmentation()
         else:
             assert augmentation is not None
@@ -245,9 +253,9 @@ class MemoryLoader(ScheduledLoader):
         return finish
 
 
-def _resize(data: NDArray[np.int8], side: int, *rows: NDArray[Any]) -> None:
+def _resize(data: NDArray[np.int8], side: int, by_area: bool, *rows: NDArray[Any]) -> None:
     positions, boxes, flips, out = rows
-    resample_rows(data, side, positions, boxes, flips, out)
+    resample_rows(data, side, positions, boxes, flips, by_area, out)
 
 
 def _shift(data: NDArray[np.int8], side: int, cutout: int, *rows: NDArray[Any]) -> None:

@@ -16,7 +16,7 @@ from tamis.errors import UsageError
 from tamis.loaders.batch import Loader
 from tamis.loaders.ffcv_loader import FFCVLoader
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
-from tamis.loaders.settings import Augmentation, LoaderSettings, OnError, Order
+from tamis.loaders.settings import Augmentation, LoaderSettings, OnError, Order, Resample
 from tamis.progress import QUIET, Progress
 
 __all__ = ["BACKENDS", "choose_backend", "choose_streaming", "fits_in_memory", "open_loader"]
@@ -37,16 +37,19 @@ def fits_in_memory(n_examples: int, resolution: int, device: torch.device) -> bo
     return n_examples * resolution * resolution * 3 < free / 3
 
 
-def choose_backend(n_examples: int, resolution: int, device: torch.device) -> str:
+def choose_backend(
+    n_examples: int, resolution: int, device: torch.device, resample: Resample = "antialias"
+) -> str:
     """What ``auto`` is: memory where the decoded set fits, else what streams."""
     if fits_in_memory(n_examples, resolution, device):
         return "memory"
-    return choose_streaming(device)
+    return choose_streaming(device, resample)
 
 
-def choose_streaming(device: torch.device) -> str:
-    """DALI for a GPU, where it is installed, else ffcv."""
-    return "dali" if device.type == "cuda" and _has_dali() else "ffcv"
+def choose_streaming(device: torch.device, resample: Resample = "antialias") -> str:
+    """DALI for a GPU, where it is installed and resizes as is asked for, else ffcv."""
+    fits = device.type == "cuda" and resample == "antialias" and _has_dali()
+    return "dali" if fits else "ffcv"
 
 
 def _has_dali() -> bool:
@@ -67,6 +70,8 @@ def open_loader(
     shard: tuple[int, int] = (0, 1),
     selection: NDArray[np.int64] | None = None,
     on_error: OnError = "fail",
+    resample: Resample = "antialias",
+    exact: bool = False,
     device: torch.device | str = "cpu",
     workers: int | None = None,
     progress: Progress = QUIET,
@@ -89,6 +94,8 @@ def open_loader(
         shard: (i, n): the i-th of n parts.
         selection: (k,) int64 example ids, all others are left out; None for all.
         on_error: ``fail``, or ``skip`` damaged examples.
+        resample: ``antialias`` or ``area``; DALI knows no areas.
+        exact: Decode JPEGs at their full size, however small they are shown; DALI always does.
         device: Where batches go.
         workers: Threads that decode and augment; None takes all cores.
         progress: Told of decoding into memory.
@@ -98,7 +105,17 @@ def open_loader(
         BundleError: A selected id that is not in the bundle; a damaged record (memory).
     """
     settings = LoaderSettings(
-        batch_size, resolution, mode, order, seed, augmentation, center_ratio, shard, on_error
+        batch_size,
+        resolution,
+        mode,
+        order,
+        seed,
+        augmentation,
+        center_ratio,
+        shard,
+        on_error,
+        resample,
+        exact,
     )
     device = torch.device(device)
     if backend not in BACKENDS:
@@ -109,10 +126,10 @@ def open_loader(
     if isinstance(source, ImageSet):
         return MemoryLoader(source, settings, positions=chosen, workers=workers)
     if backend == "auto" and settings.traversal == "quasi_random":
-        backend = choose_streaming(device)
+        backend = choose_streaming(device, resample)
     if backend == "auto":
         n_examples = source.n_examples if chosen is None else len(chosen)
-        backend = choose_backend(n_examples, resolution, device)
+        backend = choose_backend(n_examples, resolution, device, resample)
     if backend == "ffcv":
         return FFCVLoader(source, settings, device, positions=chosen, workers=workers)
     if backend == "dali":
@@ -126,6 +143,8 @@ def open_loader(
         positions=chosen,
         center_ratio=center_ratio,
         on_error=on_error,
+        resample=resample,
+        exact=exact,
         workers=workers,
         progress=progress,
     )

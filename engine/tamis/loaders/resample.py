@@ -1,12 +1,13 @@
-"""Resizing of a part of an image: by area where it shrinks, linearly where it grows.
+"""Resizing of a part of an image, each axis with its own weights.
 
-Each axis has its own weights. An output pixel that spans several input pixels is their mean, each
-weighted with how much of it lies inside (OpenCV's INTER_AREA); where the output is finer than the
-input, it is interpolated between the nearest two centres (INTER_LINEAR).
+``area`` is FFCV's way: an output pixel that spans several input pixels is their mean, each weighted
+with how much of it lies inside (OpenCV's INTER_AREA); where the output is finer than the input, it
+is interpolated between the nearest two centres (INTER_LINEAR). ``antialias`` is torchvision's,
+Pillow's and DALI's: a triangle as wide as two output pixels, or two input pixels where those are
+larger.
 
-Rows are weighted first, over whole lines, which the processor does 16 numbers at a time; that is
-five times as fast as OpenCV's loop. Bytes are taken as int8, because FFCV changes numba's type of
-vectors of uint8.
+Rows are weighted first, over whole lines, which the processor does 16 numbers at a time. Bytes are
+taken as int8, because FFCV changes numba's type of vectors of uint8.
 """
 
 from __future__ import annotations
@@ -14,92 +15,114 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["resample_into"]
+from tamis.loaders.resample_lines import LINE_PADDING, weigh_columns
 
-_HALF = np.float32(0.5)  # what truncation needs to round
+__all__ = ["resample_into"]
 
 
 @njit(nogil=True, error_model="numpy")
-def _taps(n_in, n_out):
-    """Where each output's inputs begin, how many there are, their weights, and the most of them."""
-    scale = n_in / n_out
+def _area_weights(low, high, n_in, scale, weights):
+    """Of the output that spans ``low`` to ``high``; its first input and their number."""
+    first = int(low)
+    # A last input of which only rounding is inside does not count.
+    last = min(int(np.ceil(high - 1e-9)), n_in)
+    for k in range(last - first):
+        inside = min(high, first + k + 1.0) - max(low, float(first + k))
+        weights[k] = inside / scale
+    return first, last - first
+
+
+@njit(nogil=True, error_model="numpy")
+def _triangle_weights(centre, least, most, support, weights):
+    """Of the output around ``centre``, from the inputs ``least`` to ``most``; as torch's kernel."""
+    first = max(int(centre - support + 0.5), least)
+    last = min(int(centre + support + 0.5), most)
+    total = 0.0
+    for k in range(last - first):
+        weight = max(0.0, 1 - abs(first + k - centre + 0.5) / support)
+        weights[k] = weight
+        total += weight
+    for k in range(last - first):
+        weights[k] /= total
+    return first, last - first
+
+
+@njit(nogil=True, error_model="numpy")
+def _taps(n_in, begin, extent, n_out, by_area):
+    """Where each output's inputs begin, how many there are, their weights, and the most of them.
+
+    The outputs share ``extent`` inputs from ``begin`` on, which need not be whole numbers; what
+    lies outside is not looked at, but for the rest of a pixel that is partly inside.
+    """
+    scale = extent / n_out
+    least, most = int(begin), min(int(np.ceil(begin + extent)), n_in)
+    support = max(scale, 1.0)
     start, count = np.empty(n_out, np.int64), np.empty(n_out, np.int64)
-    weights = np.zeros((n_out, int(scale) + 3), np.float32)
+    weights = np.zeros((n_out, int(2 * support) + 3), np.float32)
     for out in range(n_out):
-        if scale >= 1:
-            low, high = out * scale, (out + 1) * scale
-            first = int(low)
-            # A last input of which only rounding is inside does not count.
-            last = min(int(np.ceil(high - 1e-9)), n_in)
-            for k in range(last - first):
-                inside = min(high, first + k + 1.0) - max(low, float(first + k))
-                weights[out, k] = inside / scale
+        if by_area and scale >= 1:
+            low, high = begin + out * scale, begin + (out + 1) * scale
+            found = _area_weights(low, high, most, scale, weights[out])
         else:
-            centre = min(max((out + 0.5) * scale - 0.5, 0.0), n_in - 1.0)
-            first = max(min(int(centre), n_in - 2), 0)
-            last = min(first + 2, n_in)
-            weights[out, 0] = 1 - (centre - first)
-            weights[out, 1] = centre - first
-        start[out], count[out] = first, last - first
-    return start, count, weights, count.max()
+            # A triangle of one pixel is what interpolation is.
+            centre = begin + (out + 0.5) * scale
+            found = _triangle_weights(centre, least, most, support, weights[out])
+        start[out], count[out] = found
+    m = 0
+    for k in range(n_out):
+        m = max(m, count[k])
+    return start, count, weights, m
 
 
 # Slices and ranges from 0: LLVM sees that no index is negative, and vectorises.
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _weigh_rows(source, at, stride, weights, count, line, n):
-    """``line`` = the weighted sum of ``count`` rows of ``n`` bytes, ``stride`` bytes apart."""
+def _weigh_first_rows(source, at, stride, weights, count, line, n):
+    """Begin a line with as many of its rows as one loop takes; how many those are."""
     out, a, w0 = line[:n], source[at : at + n], weights[0]
     if count == 1:
         for x in range(n):
             out[x] = w0 * np.float32(np.uint8(a[x]))
-        return
+        return 1
     b, w1 = source[at + stride : at + stride + n], weights[1]
     if count == 2:
         for x in range(n):
             out[x] = w0 * np.float32(np.uint8(a[x])) + w1 * np.float32(np.uint8(b[x]))
-        return
+        return 2
     c, w2 = source[at + 2 * stride : at + 2 * stride + n], weights[2]
+    if count == 3:
+        for x in range(n):
+            out[x] = (
+                w0 * np.float32(np.uint8(a[x]))
+                + w1 * np.float32(np.uint8(b[x]))
+                + w2 * np.float32(np.uint8(c[x]))
+            )
+        return 3
+    d, w3 = source[at + 3 * stride : at + 3 * stride + n], weights[3]
     for x in range(n):
         out[x] = (
             w0 * np.float32(np.uint8(a[x]))
             + w1 * np.float32(np.uint8(b[x]))
             + w2 * np.float32(np.uint8(c[x]))
+            + w3 * np.float32(np.uint8(d[x]))
         )
-    for k in range(3, count):
-        d, w3 = source[at + k * stride : at + k * stride + n], weights[k]
-        for x in range(n):
-            out[x] += w3 * np.float32(np.uint8(d[x]))
+    return 4
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _weigh_columns(line, start, weights, most, flip, image, y):
-    """A row of RGB bytes from a line of floats; ``weights`` has the tap first, zeros at the end.
-
-    The row is no argument: FFCV changes numba's type of vectors and matrices of bytes.
-    """
-    side, row = len(start), image[y].reshape(-1)
-    for x in range(side):
-        at = 3 * start[x]
-        z = 3 * (side - 1 - x if flip else x)
-        out, p = row[z : z + 3], line[at : at + 3 * most]
-        if most == 2:
-            w0, w1 = weights[0, x], weights[1, x]
-            for c in range(3):
-                out[c] = np.uint8(np.int32(_HALF + w0 * p[c] + w1 * p[3 + c]))
-        elif most == 3:
-            w0, w1, w2 = weights[0, x], weights[1, x], weights[2, x]
-            for c in range(3):
-                out[c] = np.uint8(np.int32(_HALF + w0 * p[c] + w1 * p[3 + c] + w2 * p[6 + c]))
-        else:
-            red = green = blue = _HALF
-            for k in range(most):
-                w = weights[k, x]
-                red += w * p[3 * k]
-                green += w * p[3 * k + 1]
-                blue += w * p[3 * k + 2]
-            out[0] = np.uint8(np.int32(red))
-            out[1] = np.uint8(np.int32(green))
-            out[2] = np.uint8(np.int32(blue))
+def _weigh_rows(source, at, stride, weights, count, line, n):
+    """``line`` = the weighted sum of ``count`` rows of ``n`` bytes, ``stride`` bytes apart."""
+    k = _weigh_first_rows(source, at, stride, weights, count, line, n)
+    out = line[:n]
+    while k + 1 < count:
+        a, b = source[at + k * stride :][:n], source[at + (k + 1) * stride :][:n]
+        w0, w1 = weights[k], weights[k + 1]
+        for x in range(n):
+            out[x] += w0 * np.float32(np.uint8(a[x])) + w1 * np.float32(np.uint8(b[x]))
+        k += 2
+    if k < count:
+        a, w0 = source[at + k * stride :][:n], weights[k]
+        for x in range(n):
+            out[x] += w0 * np.float32(np.uint8(a[x]))
 
 
 @njit(nogil=True, error_model="numpy")
@@ -114,27 +137,34 @@ def _copy(source, at, stride, flip, out):
 
 
 @njit(nogil=True, error_model="numpy")
-def resample_into(source, at, image_width, box, flip, out):
+def resample_into(source, at, size, box, flip, by_area, out):
     """Resize a box of an image of RGB bytes.
 
     Args:
         source: (bytes,) int8, which holds the image's rows without gaps.
         at: Where the image begins in it.
-        image_width: Its pixels a row.
-        box: (4,) int64: top, left, height and width in pixels, inside the image.
+        size: Its height and width in pixels.
+        box: Top, left, height and width, four float64, inside the image; in fractions of pixels
+            where the image was shrunk before.
         flip: Mirror it.
-        out: (height, width, 3) uint8, written to.
+        by_area: Whether by areas or by triangles.
+        out: (height, width, 3) uint8, written to; its rows without gaps.
     """
-    top, left, height, width = box[0], box[1], box[2], box[3]
-    at, stride = at + 3 * (top * image_width + left), 3 * image_width
-    if height == out.shape[0] and width == out.shape[1]:
-        _copy(source, at, stride, flip, out)
+    top, left, height, width = box
+    n_rows, n_columns = size
+    stride = 3 * n_columns
+    if height == out.shape[0] and width == out.shape[1] and top == int(top) and left == int(left):
+        _copy(source, at + int(top) * stride + 3 * int(left), stride, flip, out)
         return
-    y_start, y_count, y_weights, _ = _taps(height, out.shape[0])
-    x_start, _, x_weights, most = _taps(width, out.shape[1])
-    by_tap = np.ascontiguousarray(x_weights.T)
-    line = np.zeros(3 * (width + most), np.float32)  # taps of weight zero may lie beyond
+    y_start, y_count, y_weights, _ = _taps(n_rows, top, height, out.shape[0], by_area)
+    x_start, _, x_weights, most = _taps(n_columns, left, width, out.shape[1], by_area)
+    # Only what the box needs of each row; taps of weight zero may lie beyond.
+    first = int(left)
+    n = 3 * (min(int(np.ceil(left + width)), n_columns) - first)
+    x_start -= first
+    line = np.zeros(n + 3 * most + LINE_PADDING, np.float32)
+    to = out.ctypes.data
     for y in range(out.shape[0]):
-        first = at + y_start[y] * stride
-        _weigh_rows(source, first, stride, y_weights[y], y_count[y], line, 3 * width)
-        _weigh_columns(line, x_start, by_tap, most, flip, out, y)
+        begin = at + y_start[y] * stride + 3 * first
+        _weigh_rows(source, begin, stride, y_weights[y], y_count[y], line, n)
+        weigh_columns(line, x_start, x_weights, most, flip, to + 3 * y * out.shape[1])

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from tamis.errors import UsageError
 
-__all__ = ["Augmentation", "LoaderSettings", "OnError", "Order", "RandomResizedCrop"]
+__all__ = [
+    "Augmentation",
+    "Decoding",
+    "LoaderSettings",
+    "OnError",
+    "Order",
+    "RandomResizedCrop",
+    "Resample",
+]
 
 Order = Literal["bundle", "random", "quasi_random"]
 OnError = Literal["fail", "skip"]
+Resample = Literal["antialias", "area"]
+
+
+class Decoding(TypedDict):
+    """How images become pixels; see :class:`LoaderSettings`."""
+
+    resample: Resample
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,10 @@ class LoaderSettings:
             batch that one loader with n times the batch size would give. In train mode all
             shards have as many batches as each other.
         on_error: ``skip`` leaves a damaged example out of its batch and notes it.
+        resample: ``antialias`` resizes by triangles, as torchvision, Pillow and DALI do; ``area``
+            as FFCV does.
+        exact: Decode JPEGs at their full size. Else those that are shown far smaller are decoded
+            at 1/2, 1/4 or 1/8 of it, which is faster and off by a level or two.
     """
 
     batch_size: int
@@ -96,6 +116,8 @@ class LoaderSettings:
     center_ratio: float = 1.0
     shard: tuple[int, int] = (0, 1)
     on_error: OnError = "fail"
+    resample: Resample = "antialias"
+    exact: bool = False
 
     def __post_init__(self) -> None:
         index, count = self.shard
@@ -113,6 +135,12 @@ class LoaderSettings:
             ("center_ratio", 0 < self.center_ratio <= 1, "above 0, at most 1", self.center_ratio),
             ("shard", 0 <= index < count, "(i, n) with 0 ≤ i < n", self.shard),
             ("on_error", self.on_error in ("fail", "skip"), "fail or skip", self.on_error),
+            (
+                "resample",
+                self.resample in ("antialias", "area"),
+                "antialias or area",
+                self.resample,
+            ),
         ):
             if not fits:
                 raise UsageError(name, expected=expected, found=str(found), do="choose one of them")

@@ -161,15 +161,16 @@ class Context:
     def _open(
         self, bundle: Bundle, batch_size: int, ids: NDArray[np.int64] | None, **options: Any
     ) -> Loader:
-        resolution = self.settings.recipe.resolution
+        recipe = self.settings.recipe
         on_error = self.settings.on_error if bundle is self.bundle else "fail"
         source: Bundle | ImageSet = bundle
         if self.backend == "memory":
             name = str(bundle.path)
             if name not in self._sets:
                 self._sets[name] = load_image_set(
-                    bundle, resolution, self.device, on_error=on_error, progress=self.progress
-                )
+                    bundle, recipe.resolution, self.device, on_error=on_error,
+                    progress=self.progress, **recipe.decoding,
+                )  # fmt: skip
             source = self._sets[name]
         elif ids is None and self.skipped and bundle is self.bundle:
             ids = self.ids
@@ -177,9 +178,10 @@ class Context:
             source,
             backend=self.backend,
             batch_size=batch_size,
-            resolution=resolution,
+            resolution=recipe.resolution,
             device=self.device,
             selection=ids,
             on_error=on_error if self.backend != "memory" else "fail",
+            **recipe.decoding,
             **options,
         )

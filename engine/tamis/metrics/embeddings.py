@@ -96,7 +96,11 @@ class EmbeddingWork:
                 context.bundle,
                 self._encoder,
                 context.device,
-                RowSettings(backend=self._backend, on_error=context.settings.on_error),
+                RowSettings(
+                    backend=self._backend,
+                    on_error=context.settings.on_error,
+                    **context.settings.recipe.decoding,
+                ),
                 selection=context.ids,
                 progress=context.progress,
             )
@@ -124,6 +128,7 @@ class EmbeddingWork:
                 context.device,
                 backend=self._backend,
                 on_error=context.settings.on_error,
+                **context.settings.recipe.decoding,
                 overwrite=not resume,
                 resume=resume,
                 cluster=cluster,

@@ -49,7 +49,13 @@ class Speed:
 def measure_speed(bundle: Bundle, recipe: Recipe, device: torch.device, in_memory: bool) -> Speed:
     """Decode, train and infer with a few images. A second or two."""
     ids = bundle.example_ids[: min(_IMAGES, bundle.n_examples)]
-    some = {"resolution": recipe.resolution, "device": device, "selection": ids, "on_error": "skip"}
+    some = {
+        "resolution": recipe.resolution,
+        "device": device,
+        "selection": ids,
+        "on_error": "skip",
+        **recipe.decoding,
+    }
     start = time.perf_counter()
     loader = open_loader(
         bundle,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tamis.bundles.bundle import Bundle
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
 from tamis.loaders.opening import choose_backend
-from tamis.loaders.settings import LoaderSettings
+from tamis.loaders.settings import LoaderSettings, Resample
 from tamis.progress import QUIET, Progress
 from tamis.training.loop import Observer, Trained
 from tamis.training.recipes import Recipe
@@ -77,7 +77,7 @@ class Trainer:
         check_same_classes(training.classes, testing.classes)
         self._bundles, self._device = (training, testing), device
         self._workers, self._progress = workers, progress
-        self._sets: dict[tuple[str, int, float], ImageSet] = {}
+        self._sets: dict[tuple[str, int, float, Resample, bool], ImageSet] = {}
         self._networks = NetworkCache()
         self._fits: dict[int, bool] = {}
 
@@ -108,17 +108,17 @@ class Trainer:
                 observer=observer,
                 progress=self._progress,
             )
-        images = self._images(training, recipe.resolution)
+        images = self._images(training, recipe, recipe.resolution)
         settings = loader_settings(recipe, spec.options.seed)
         positions = None if spec.example_ids is None else training.positions(spec.example_ids)
-        test_settings = LoaderSettings(EVALUATION_BATCH, recipe.test_side)
+        test_settings = LoaderSettings(EVALUATION_BATCH, recipe.test_side, **recipe.decoding)
         ids = training.example_ids if spec.example_ids is None else spec.example_ids
         options = full_options(spec.options, training, ids)
         options = replace(options, extras=replace(options.extras, networks=self._networks))
         return run_training(
             MemoryLoader(images, settings, positions=positions, workers=self._workers),
             MemoryLoader(
-                self._images(testing, recipe.test_side, recipe.center_ratio),
+                self._images(testing, recipe, recipe.test_side, recipe.center_ratio),
                 test_settings,
                 workers=self._workers,
             ),
@@ -143,14 +143,17 @@ class Trainer:
             self._fits[side] = choose_backend(n, side, self._device) == "memory"
         return bool(recipe.start_resolution) or recipe.random_crop or not self._fits[side]
 
-    def _images(self, bundle: Bundle, side: int, center_ratio: float = 1.0) -> ImageSet:
-        key = (bundle.digest, side, center_ratio)
+    def _images(
+        self, bundle: Bundle, recipe: Recipe, side: int, center_ratio: float = 1.0
+    ) -> ImageSet:
+        key = (bundle.digest, side, center_ratio, recipe.resample, recipe.exact)
         if key not in self._sets:
             self._sets[key] = load_image_set(
                 bundle,
                 side,
                 self._device,
                 center_ratio=center_ratio,
+                **recipe.decoding,
                 workers=self._workers,
                 progress=self._progress,
             )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from tamis.errors import UsageError
+from tamis.loaders.settings import Decoding, Resample
 
 __all__ = ["RECIPES", "Recipe", "get_recipe"]
 
@@ -40,6 +41,7 @@ _CHOICES = {
     "network": ("small-resnet", "cifar-net", "resnet18-cifar", "resnet18", "resnet50", "backbone"),
     "optimizer": ("sgd", "muon"),
     "schedule": ("triangle", "linear", "steps"),
+    "resample": ("antialias", "area"),
 }
 
 
@@ -80,6 +82,9 @@ class Recipe:
         ramp_end: Share of the epochs.
         test_resolution: Side of the test images; 0: as in training.
         center_ratio: Side of the test images' centred square by their shorter side.
+        resample: How images are resized, and
+        exact: whether JPEGs that are shown far smaller are decoded at their full size; see
+            :class:`tamis.loaders.settings.LoaderSettings`.
         blurpool: Blur before convolutions that stride, of networks that can.
         ema: Decay a step of an average of the weights, which is what is tested; 0: none.
         flip_test: Test with the mean of the logits for an image and its mirror image.
@@ -113,6 +118,8 @@ class Recipe:
     ramp_end: float = 0.0
     test_resolution: int = 0
     center_ratio: float = 1.0
+    resample: Resample = "antialias"
+    exact: bool = False
     blurpool: bool = False
     ema: float = 0.0
     flip_test: bool = False
@@ -145,6 +152,11 @@ class Recipe:
     def peak_rate(self) -> float:
         """The learning rate of this batch size."""
         return self.learning_rate * (self.batch_size / self.rate_batch if self.rate_batch else 1)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How images become pixels, as loaders take it."""
+        return {"resample": self.resample, "exact": self.exact}
 
     @property
     def test_side(self) -> int:

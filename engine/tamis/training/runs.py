@@ -281,6 +281,7 @@ def loader_settings(recipe: Recipe, seed: int, shard: tuple[int, int] = (0, 1)) 
         seed=seeds.order,
         augmentation=augmentation_for(recipe, seeds),
         shard=shard,
+        **recipe.decoding,
     )
 
 
@@ -333,13 +334,13 @@ def train_on_bundle(
         )
     shard = (workers.rank, workers.size)
     if loader == "auto" and recipe.random_crop:
-        loader = choose_streaming(device)
+        loader = choose_streaming(device, recipe.resample)
     settings = loader_settings(recipe, options.seed, shard)
 
     def opened(bundle: Bundle, **asked: Any) -> Loader:
         return open_loader(
             bundle, backend=loader, on_error=on_error, device=device, progress=progress,
-            shard=shard, **asked,
+            shard=shard, **recipe.decoding, **asked,
         )  # fmt: skip
 
     def train_loader(side: int) -> Loader:

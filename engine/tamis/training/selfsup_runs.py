@@ -110,6 +110,7 @@ def train_encoder_on_bundle(
             on_error=on_error,
             device=device,
             progress=progress,
+            **recipe.decoding,
             **options,
         )
 

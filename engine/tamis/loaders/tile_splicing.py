@@ -1,0 +1,137 @@
+"""Of a JPEG with restart tiles, only those under a box: spliced into a small JPEG.
+
+Between restart markers nothing depends on what came before, so that any rectangle of tiles is a
+JPEG of its own once its header says the smaller size and its markers count from 0 again. What it
+decodes to is, inside the box, what the whole image decodes to: chroma is interpolated from pixels
+that are at most one away, and the rectangle is that of the box grown by ``_MARGIN``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+from tamis.tiles.layout import (
+    COMPONENTS,
+    FRAME,
+    HEIGHT,
+    INTERVAL,
+    N_FIELDS,
+    SAMPLE_H,
+    SAMPLE_V,
+    SCAN,
+    WIDTH,
+    find_layout,
+)
+
+__all__ = ["SPLICED_BYTES", "splice"]
+
+SPLICED_BYTES = 2
+"""How much longer than its record a spliced JPEG may be: it ends with a marker of its own."""
+
+_MARGIN = 2  # pixels
+_MARKER, _RST0, _EOI = 0xFF, 0xD0, 0xD9
+_memchr: Any = types.ExternalFunction("memchr", types.int64(types.int64, types.int32, types.int64))
+# Slices that are assigned take numba seconds to compile.
+_memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.int64, types.int64))
+
+
+@njit(nogil=True, error_model="numpy")
+def _tile_range(begin, extent, size, tile):
+    """The first and last tile of an axis under a box, and how many there are in all."""
+    first = max(begin - _MARGIN, 0) // tile
+    last = (min(begin + extent + _MARGIN, size) - 1) // tile
+    return first, last, -(-size // tile)
+
+
+@njit(nogil=True, error_model="numpy")
+def _next_marker(data, at, end):
+    """Where the next marker of entropy-coded data is, or ``end``: FF and no 00."""
+    base = data.ctypes.data
+    while at + 1 < end:
+        found = _memchr(base + at, _MARKER, end - 1 - at)
+        if found == 0:
+            return end
+        at = found - base
+        if data[at + 1] != 0:
+            return at
+        at += 2
+    return end
+
+
+@njit(nogil=True, error_model="numpy")
+def _copy_tiles(record, layout, rows, columns, n_across, out, at):
+    """Append the tiles of a rectangle; the end in ``out``, or 0 where markers are not in order."""
+    begin, index, n_kept = layout[SCAN], 0, 0
+    base, to = record.ctypes.data, out.ctypes.data
+    for row in range(rows[1] + 1):
+        for column in range(n_across):
+            end = _next_marker(record, begin, len(record))
+            if end + 2 > len(record):
+                return 0
+            if row >= rows[0] and columns[0] <= column <= columns[1]:
+                if n_kept:
+                    out[at] = np.uint8(_MARKER)
+                    out[at + 1] = np.uint8(_RST0 + (n_kept - 1) % 8)
+                    at += 2
+                _memcpy(to + at, base + begin, end - begin)
+                at += end - begin
+                n_kept += 1
+                if row == rows[1] and column == columns[1]:
+                    return at
+            if np.uint8(record[end + 1]) != _RST0 + index % 8:
+                return 0
+            index += 1
+            begin = end + 2
+    return 0
+
+
+@njit(nogil=True, error_model="numpy")
+def splice(data, start, size, box, out, region):
+    """Copy what a box needs of a record.
+
+    Args:
+        data: (bytes,) int8 that holds the record.
+        start: Its first byte there.
+        size: Its bytes.
+        box: (4,) int64: top, left, height and width in pixels, inside the image.
+        out: (≥ size + ``SPLICED_BYTES``,) int8, written to.
+        region: (4,) int64: the whole image, as the bundle has it; where it is spliced, written to:
+            which part of it ``out`` shows.
+
+    Returns:
+        Bytes of the small JPEG; 0 where the record has no tiles or all are needed, and is to be
+        decoded as it is.
+    """
+    layout = np.empty(N_FIELDS, np.int64)
+    if not find_layout(data, start, size, layout):
+        return 0
+    colour = layout[COMPONENTS] == 3
+    unit_width = 8 * layout[SAMPLE_H] if colour else 8
+    unit_height = 8 * layout[SAMPLE_V] if colour else 8
+    width, height, interval = layout[WIDTH], layout[HEIGHT], layout[INTERVAL]
+    if width != region[3] or height != region[2]:
+        return 0
+    if interval == 0 or -(-width // unit_width) % interval != 0:
+        return 0
+    tile = interval * unit_width
+    top, bottom, n_down = _tile_range(box[0], box[2], height, unit_height)
+    left, right, n_across = _tile_range(box[1], box[3], width, tile)
+    if top == 0 and left == 0 and bottom == n_down - 1 and right == n_across - 1:
+        return 0
+    region[0], region[1] = top * unit_height, left * tile
+    region[2] = min((bottom + 1) * unit_height, height) - region[0]
+    region[3] = min((right + 1) * tile, width) - region[1]
+    record = data[start : start + size]
+    header = layout[SCAN]
+    _memcpy(out.ctypes.data, record.ctypes.data, header)
+    sizes = out[layout[FRAME] + 5 : layout[FRAME] + 9]
+    sizes[0], sizes[1] = np.uint8(region[2] >> 8), np.uint8(region[2] & 255)
+    sizes[2], sizes[3] = np.uint8(region[3] >> 8), np.uint8(region[3] & 255)
+    end = _copy_tiles(record, layout, (top, bottom), (left, right), n_across, out, header)
+    if end == 0:
+        return 0
+    out[end], out[end + 1] = np.uint8(_MARKER), np.uint8(_EOI)
+    return end + 2

@@ -1,0 +1,209 @@
+"""Decoding only the restart tiles under a box, against the crop of the whole image."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from loading import jpeg_records
+from sample_images import picture
+from tamis.loaders.decoding import Decoder
+from tamis.loaders.tile_splicing import SPLICED_BYTES, splice
+
+ROOT = Path(__file__).resolve().parents[2]
+# Mode, subsampling, width, height, units between markers; 4:4:4, 4:2:2, 4:2:0, grey.
+KINDS = {
+    "444": ("RGB", 0, 160, 100, 4),
+    "444, odd": ("RGB", 0, 157, 99, 5),
+    "422, odd": ("RGB", 1, 187, 93, 3),
+    "420": ("RGB", 2, 192, 128, 3),
+    "420, odd": ("RGB", 2, 189, 117, 4),
+    "420, whole rows": ("RGB", 2, 189, 117, 12),
+    "420, single units": ("RGB", 2, 97, 55, 1),
+    "grey": ("L", 0, 157, 99, 5),
+}
+
+
+def tiled(kind: str, quality: int = 90) -> tuple[bytes, int, int]:
+    """A JPEG with restart markers by Pillow, its width and height."""
+    mode, subsampling, width, height, units = KINDS[kind]
+    sink = io.BytesIO()
+    Image.fromarray(picture(width, height, 3)).convert(mode).save(
+        sink, "JPEG", quality=quality, subsampling=subsampling, restart_marker_blocks=units
+    )
+    return sink.getvalue(), width, height
+
+
+def shown(
+    data: bytes,
+    size: tuple[int, int],
+    box: list[int],
+    *,
+    exact: bool = True,
+    proven: bool = True,
+    out_size: tuple[int, int] | None = None,
+) -> NDArray[np.uint8]:
+    """A box of a JPEG, at its own size or another."""
+    records = jpeg_records([data], [size], proven=proven)
+    out = np.empty((1, *(out_size or box[2:]), 3), np.uint8)
+    failures = Decoder(exact=exact).decode(records, np.array([box]), np.zeros(1, np.bool_), out)
+    assert failures == []
+    pixels: NDArray[np.uint8] = out[0]
+    return pixels
+
+
+def spliced(data: bytes, size: tuple[int, int], box: list[int]) -> tuple[bytes, list[int]]:
+    """The small JPEG, and which part of the image it shows."""
+    region = np.array([0, 0, size[1], size[0]])
+    source = np.frombuffer(b"before" + data + b"behind", np.int8)
+    out = np.empty(len(data) + SPLICED_BYTES, np.int8)
+    n = splice(source, 6, len(data), np.array(box), out, region)
+    return out[:n].tobytes(), region.tolist()
+
+
+@given(st.sampled_from(list(KINDS)), st.data())
+def test_every_box_is_the_crop_of_the_whole(kind: str, data: st.DataObject) -> None:
+    jpeg, width, height = tiled(kind)
+    h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    top, left = data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w))
+    with Image.open(io.BytesIO(jpeg)) as image:
+        whole = np.asarray(image.convert("RGB"))
+    found = shown(jpeg, (width, height), [top, left, h, w])
+    assert np.array_equal(found, whole[top : top + h, left : left + w])
+    small, region = spliced(jpeg, (width, height), [top, left, h, w])
+    if small:
+        assert region != [0, 0, height, width]
+        with Image.open(io.BytesIO(small)) as image:
+            assert image.size == (region[3], region[2])
+            image.load()  # a JPEG without a flaw
+        assert region[0] <= top <= top + h <= region[0] + region[2]
+        assert region[1] <= left <= left + w <= region[1] + region[3]
+
+
+@given(st.sampled_from(["420", "444", "grey"]), st.integers(1, 9), st.integers(1, 9), st.data())
+def test_shrunk_decoding_is_the_same_with_and_without_tiles(
+    kind: str, down: int, across: int, data: st.DataObject
+) -> None:
+    jpeg, width, height = tiled(kind)
+    h, w = data.draw(st.integers(16, height)), data.draw(st.integers(16, width))
+    box = [data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w]
+    options: dict[str, Any] = {"exact": False, "out_size": (down, across)}
+    by_tiles = shown(jpeg, (width, height), box, **options)
+    assert np.array_equal(by_tiles, shown(jpeg, (width, height), box, proven=False, **options))
+
+
+def test_a_small_box_takes_few_bytes() -> None:
+    jpeg, width, height = tiled("420")
+    header = jpeg.index(b"\xff\xda")
+    small, region = spliced(jpeg, (width, height), [60, 60, 4, 4])
+    assert region == [48, 48, 32, 48]  # of two rows one tile of 3 × 16 pixels each
+    assert len(small) - header < (len(jpeg) - header) / 8
+    assert spliced(jpeg, (width, height), [0, 0, height, width])[0] == b""
+    # What chroma is interpolated from belongs to the box.
+    assert spliced(jpeg, (width, height), [66, 60, 4, 4])[1] == [64, 48, 16, 48]
+    assert spliced(jpeg, (width, height), [65, 60, 4, 4])[1] == [48, 48, 32, 48]
+
+
+def test_what_is_decoded_whole() -> None:
+    jpeg, width, height = tiled("420")
+    box = [60, 60, 4, 4]
+    sink = io.BytesIO()
+    Image.fromarray(picture(width, height, 3)).save(sink, "JPEG", restart_marker_blocks=5)
+    crooked = sink.getvalue()  # 5 units do not divide the 12 of a row
+    sink = io.BytesIO()
+    Image.fromarray(picture(width, height, 3)).save(sink, "JPEG")
+    plain = sink.getvalue()
+    sink = io.BytesIO()
+    Image.fromarray(picture(width, height, 3)).save(
+        sink, "JPEG", progressive=True, restart_marker_blocks=3
+    )
+    swapped = jpeg.replace(b"\xff\xd1", b"\xff\xd3", 1)
+    without = jpeg.replace(b"\xff\xd2", b"\x12\x34")
+    for data in (crooked, plain, sink.getvalue(), swapped, without, jpeg[: len(jpeg) // 4], b""):
+        assert spliced(data, (width, height), box)[0] == b""
+    # Not of the size that the bundle says: the whole is looked at, and refused.
+    assert spliced(jpeg, (width + 1, height), box)[0] == b""
+
+
+def test_what_is_not_proven_is_decoded_whole() -> None:
+    jpeg, width, height = tiled("420")
+    damaged = bytearray(jpeg)
+    at = len(jpeg) - 150  # in the last tiles
+    damaged[at : at + 60] = bytes(60)
+    records = jpeg_records([bytes(damaged)], [(width, height)], proven=False)
+    out = np.empty((1, 4, 4, 3), np.uint8)
+    box, flips = np.array([[20, 20, 4, 4]]), np.zeros(1, np.bool_)
+    assert len(Decoder().decode(records, box, flips, out)) == 1
+
+
+@pytest.mark.parametrize("kind", ["420", "444"])
+def test_shrunk_decoding_is_close_and_in_its_place(kind: str) -> None:
+    _, subsampling, width, height, units = KINDS[kind]
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    ramp = np.stack([x, y, (x + y) / 2], axis=-1)
+    sink = io.BytesIO()
+    Image.fromarray(ramp.astype(np.uint8)).save(
+        sink, "JPEG", quality=100, subsampling=subsampling, restart_marker_blocks=units
+    )
+    size = (width, height)
+    for box in ([3, 5, 90, 90], [0, 0, 100, 160], [7, 40, 61, 77]):
+        out_size = (box[2] // 12, box[3] // 12)
+        exact = shown(sink.getvalue(), size, box, out_size=out_size)
+        fast = shown(sink.getvalue(), size, box, out_size=out_size, exact=False)
+        difference = fast.astype(int) - exact
+        assert np.abs(difference).max() <= 2
+        # A level is a pixel of the image, of which the result has twelve in one.
+        assert np.abs(difference.mean((0, 1))).max() < 0.5
+
+
+SCRIPT = """
+import numpy as np
+from tamis.loaders.tile_splicing import SPLICED_BYTES, splice
+from test_tile_splicing import KINDS, tiled
+
+rng, n_spliced = np.random.default_rng(5), 0
+for kind in KINDS:
+    jpeg, width, height = tiled(kind)
+    for trial in range(150):
+        mutant = bytearray(jpeg)
+        for at in rng.integers(0, len(mutant) if trial % 2 else 700, rng.integers(0, 6)):
+            mutant[at] = rng.choice([0, 255, 0xC0, 0xD0, 0xD9, 0xDA, 0xDD, rng.integers(256)])
+        if trial % 5 == 4:
+            del mutant[rng.integers(len(mutant)) :]
+        data = np.frombuffer(bytes(mutant), np.int8)
+        h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
+        box = np.array([rng.integers(height - h + 1), rng.integers(width - w + 1), h, w])
+        region, out = np.array([0, 0, height, width]), np.empty(len(data) + SPLICED_BYTES, np.int8)
+        n = splice(data, 0, len(data), box, out, region)
+        assert 0 <= n <= len(out)
+        n_spliced += n > 0
+print(n_spliced)
+"""
+
+
+def test_hostile_records_stay_within_their_arrays(tmp_path: Path) -> None:
+    paths = os.pathsep.join(
+        str(ROOT / name) for name in ("engine", "kernels", "tests", "tests/engine")
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "NUMBA_BOUNDSCHECK": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) > 100
