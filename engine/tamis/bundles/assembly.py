@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from tamis.progress import QUIET, Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Part", "refuse_inputs", "write_parts"]
+__all__ = ["Part", "metadata_of", "paths_of", "refuse_inputs", "write_parts"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write_parts(
                 runs = merge_runs(part.bundle.extents[part.positions], extents)
                 copy_runs(part.bundle, writer.descriptor, runs, advance)
         writer.finish(
-            _metadata(parts, writer, n_examples),
+            metadata_of(parts, writer.dtype),
             np.concatenate(placed),
             _trailer(parts, manifest, example_ids),
         )
@@ -122,8 +122,10 @@ def _place(part: Part, writer: BetonWriter) -> NDArray[np.int64]:
     return extents
 
 
-def _metadata(parts: Sequence[Part], writer: BetonWriter, n_examples: int) -> NDArray[np.void]:
-    metadata = np.zeros(n_examples, writer.dtype)  # its padding too: equal work, equal bytes
+def metadata_of(parts: Sequence[Part], dtype: np.dtype[Any]) -> NDArray[np.void]:
+    """The rows of FFCV's metadata table, (n,) of ``dtype``, with the parents' pointers."""
+    n_examples = sum(len(part.positions) for part in parts)
+    metadata = np.zeros(n_examples, dtype)  # its padding too: equal work, equal bytes
     at = 0
     for part in parts:
         rows = metadata[at : at + len(part.positions)]
@@ -139,10 +141,11 @@ def _trailer(
     if example_ids is None:
         example_ids = np.concatenate([part.bundle.example_ids[part.positions] for part in parts])
     checksums = np.concatenate([part.bundle.checksums[part.positions] for part in parts])
-    return Trailer(example_ids, _paths(parts), checksums, manifest)
+    return Trailer(example_ids, paths_of(parts), checksums, manifest)
 
 
-def _paths(parts: Sequence[Part]) -> pa.ChunkedArray:
+def paths_of(parts: Sequence[Part]) -> pa.ChunkedArray:
+    """The source paths of all examples, nulls where a bundle knows of none."""
     import pyarrow as pa
 
     chunks: list[pa.Array] = []

@@ -45,6 +45,7 @@ class ConvertReport:
         n_examples: In the bundle.
         n_passed_through: Copied byte for byte.
         n_encoded: Encoded, or stored as pixels.
+        n_tiled: The source's own JPEGs, rewritten without loss with restart tiles.
         n_resumed: Images of the source that an interrupted conversion had dealt with.
         skipped: Images left out: ``{"path": …, "reason": …}``.
         bytes: The bundle's size.
@@ -55,6 +56,7 @@ class ConvertReport:
     n_examples: int
     n_passed_through: int
     n_encoded: int
+    n_tiled: int
     n_resumed: int
     skipped: tuple[dict[str, str], ...]
     bytes: int
@@ -115,11 +117,14 @@ def convert(
                     advance()
             assembly.finish()
     seconds = time.perf_counter() - start
-    n_passed_through = int(assembly.rows["passed_through"].sum())
+    n_passed_through, n_tiled = (
+        int(assembly.rows[name].sum()) for name in ("passed_through", "tiled")
+    )
     return ConvertReport(
         n_examples=assembly.n_examples,
         n_passed_through=n_passed_through,
-        n_encoded=assembly.n_examples - n_passed_through,
+        n_encoded=assembly.n_examples - n_passed_through - n_tiled,
+        n_tiled=n_tiled,
         n_resumed=n_resumed,
         skipped=tuple(assembly.skipped),
         bytes=out.stat().st_size,
@@ -135,6 +140,7 @@ def _task(source: Source, settings: ConvertSettings, page_size: int) -> dict[str
         "settings": asdict(settings),
         "page size": page_size,
         "version of tamis": __version__,
+        "journal": ROW.itemsize,
     }
 
 
@@ -227,6 +233,7 @@ class _Assembly:
             record.height,
             record.mode,
             record.passed_through,
+            record.tiled,
         )
         self.n_examples += 1
         self._pending_paths.append(item.path)

@@ -1,4 +1,4 @@
-"""Bundle + kept ids → pruned bundle, by copying encoded records byte for byte."""
+"""Bundle + kept ids → pruned bundle, by copying encoded records byte for byte, or with tiles."""
 
 from __future__ import annotations
 
@@ -27,10 +27,21 @@ Order = Literal["parent", "shuffled", "ids"]
 
 @dataclass(frozen=True)
 class CutReport:
-    """What a cut did; ``keep_fraction`` is relative to the bundle it was cut from."""
+    """What a cut did.
+
+    Attributes:
+        n_examples: Kept.
+        keep_fraction: Of the bundle it was cut from.
+        n_tiled: Images that were written again with restart tiles.
+        bytes: Of the file.
+        seconds: Wall time.
+        bytes_per_second: Written.
+        peak_rss_bytes: Of the process.
+    """
 
     n_examples: int
     keep_fraction: float
+    n_tiled: int
     bytes: int
     seconds: float
     bytes_per_second: float
@@ -45,6 +56,7 @@ def cut(
     order: Order = "parent",
     seed: int = 0,
     virtual: bool = False,
+    tiles: bool = False,
     settings: dict[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress = QUIET,
@@ -62,19 +74,31 @@ def cut(
         seed: Of ``order="shuffled"``.
         virtual: Write only the list of examples and a reference to the parent
             (:mod:`tamis.bundles.virtual`).
+        tiles: Rewrite JPEGs without loss with restart markers, so that loaders can decode a part
+            of them alone (:mod:`tamis.bundles.tiling`).
         settings: How they were selected, for the manifest.
         overwrite: Replace an existing ``out``.
         progress: Told of every byte copied.
 
     Raises:
         BundleError: An id that the bundle does not hold.
-        UsageError: No ids, repeated ids, or an output that cannot be written.
+        UsageError: No ids, repeated ids, tiles in a virtual bundle, or an output that cannot be
+            written.
     """
+    if virtual and tiles:
+        raise UsageError(
+            "--tiles",
+            expected="a bundle with images of its own",
+            found="--virtual, which refers to those of its parent",
+            do="leave one of the two out",
+        )
     start = time.perf_counter()
     positions = arrange(bundle, _distinct(bundle, example_ids), order, seed)
     arranged: dict[str, Any] = {} if order == "parent" else {"order": order}
     if order == "shuffled":
         arranged["order_seed"] = seed
+    if tiles:
+        arranged["tiles"] = True
     manifest = Manifest(
         operation="cut",
         settings={**(settings or {}), **arranged},
@@ -82,16 +106,21 @@ def cut(
         parents=bundle.lineage,
         skipped=bundle.manifest.skipped if bundle.manifest else (),
     )
+    n_tiled, part = 0, Part(bundle, positions)
     if virtual:
         write_virtual(bundle, positions, out, manifest, overwrite=overwrite)
+    elif tiles:
+        from tamis.bundles.tiling import write_tiled  # numba is a second that others need not wait
+
+        n_tiled = write_tiled(part, out, manifest, overwrite=overwrite, progress=progress)
     else:
-        part = Part(bundle, positions)
         write_parts([part], out, manifest, overwrite=overwrite, progress=progress)
     seconds = time.perf_counter() - start
     written = out.stat().st_size
     return CutReport(
         n_examples=len(positions),
         keep_fraction=len(positions) / bundle.n_examples,
+        n_tiled=n_tiled,
         bytes=written,
         seconds=seconds,
         bytes_per_second=written / seconds,

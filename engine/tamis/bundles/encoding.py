@@ -6,10 +6,11 @@ one of them surfaces in the caller at once, where FFCV's writer waits for ever.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -32,6 +33,8 @@ _RAW_SIDE = 64
 _CHUNK_BYTES = 256 << 10
 _CHUNK_ITEMS = 64
 
+_own = threading.local()  # a tiler for each thread
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -44,6 +47,7 @@ class Record:
         data: The bytes.
         checksum: Their xxh3.
         passed_through: Whether they are the source's own bytes.
+        tiled: Whether they are those with restart tiles.
     """
 
     mode: int
@@ -52,6 +56,7 @@ class Record:
     data: bytes
     checksum: int
     passed_through: bool
+    tiled: bool = False
 
 
 def encode_all(
@@ -107,6 +112,28 @@ def _encode_chunk(chunk: _Chunk, settings: ConvertSettings) -> list[Record | Ima
 
 def encode(position: int, item: SourceItem, settings: ConvertSettings) -> Record | ImageError:
     """The record of one image, or what is wrong with it."""
+    record = _encoded(position, item, settings)
+    if settings.tiles and isinstance(record, Record) and record.mode == JPEG_MODE:
+        return _with_tiles(record)
+    return record
+
+
+def _with_tiles(record: Record) -> Record:
+    from tamis.tiles.transcoding import Tiler  # numba is a second that others need not wait
+
+    if not hasattr(_own, "tiler"):
+        _own.tiler = Tiler()
+    tiler: Tiler = _own.tiler
+    data = tiler.tile(np.frombuffer(record.data, np.uint8))
+    if data is None:
+        return record
+    checksum = xxhash.xxh3_64_intdigest(data)
+    return replace(
+        record, data=data, checksum=checksum, passed_through=False, tiled=record.passed_through
+    )
+
+
+def _encoded(position: int, item: SourceItem, settings: ConvertSettings) -> Record | ImageError:
     try:
         loaded = item.load()
         as_pixels = _stored_as_pixels(position, item, settings)

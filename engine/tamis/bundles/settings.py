@@ -27,6 +27,8 @@ class ConvertSettings:
             ones depends on their ids alone (FFCV's ``proportion``, which draws them at random).
         page_size: Bytes; None takes FFCV's 8 MiB, or more where the largest file needs it.
         max_pixels: Images with more are refused before they are decoded (decompression bombs).
+        tiles: Rewrite JPEGs without loss with restart markers, so that loaders can decode a part
+            of them alone.
         on_error: ``fail`` stops at an unreadable image, ``skip`` leaves it out and lists it.
     """
 
@@ -37,6 +39,7 @@ class ConvertSettings:
     page_size: int | None = None
     max_pixels: int = MAX_PIXELS
     on_error: Literal["fail", "skip"] = "fail"
+    tiles: bool = False
 
     def __post_init__(self) -> None:
         if self.max_side is not None and not 1 <= self.max_side <= MAX_SIDE:
@@ -67,6 +70,13 @@ class ConvertSettings:
                 raise UsageError(
                     option, expected=" or ".join(choices), found=value, do="choose one of them"
                 )
+        if self.tiles and self.mode == "raw":
+            raise UsageError(
+                "--tiles",
+                expected="a mode that stores JPEGs",
+                found="--mode raw, which stores pixels",
+                do="leave one of the two out",
+            )
         self._check_jpeg_share()
 
     def _check_jpeg_share(self) -> None:

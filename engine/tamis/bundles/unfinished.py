@@ -39,6 +39,7 @@ ROW = np.dtype(
         ("height", "<u2"),
         ("mode", "u1"),
         ("passed_through", "?"),
+        ("tiled", "?"),
     ]
 )
 _FRAME = struct.Struct("<IIQ")  # bytes of JSON, bytes of rows, xxh3 of both

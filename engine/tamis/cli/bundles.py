@@ -25,6 +25,7 @@ from tamis.cli.options import (
     Seed,
     Side,
     Strata,
+    Tiles,
     Workers,
 )
 from tamis.cli.output import pairs, print_json, print_table, show_progress
@@ -210,6 +211,7 @@ def cut(
         bool,
         typer.Option("--virtual", help="Write a list of examples that refers to BUNDLE."),
     ] = False,
+    tiles: Tiles = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -284,6 +286,7 @@ def cut(
             order=order,
             seed=seed,
             virtual=virtual,
+            tiles=tiles,
             settings=how,
             overwrite=overwrite,
             progress=progress,
@@ -296,6 +299,7 @@ def cut(
             "bundle": out,
             "kept": f"{done.n_examples:,} of {parent.n_examples:,} examples"
             f" (keep {done.keep_fraction:.4g}, prune {1 - done.keep_fraction:.4g})",
+            **({"given tiles": f"{done.n_tiled:,} JPEGs"} if tiles else {}),
             **_cost(done),
         }
     )

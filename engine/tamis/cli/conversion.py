@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tamis.cli.options import Json, MaxPixels, Overwrite, Workers
+from tamis.cli.options import Json, MaxPixels, Overwrite, Tiles, Workers
 from tamis.cli.output import pairs, print_json, show_progress
 from tamis.units import size_text
 
@@ -43,6 +43,7 @@ def convert(
         float | None,
         typer.Option(help="Share of images stored as JPEG, the others as pixels: 0 to 1."),
     ] = None,
+    tiles: Tiles = False,
     page_size: Annotated[
         int | None, typer.Option(help="Bytes; a power of two. Default: 8 MiB or as needed.")
     ] = None,
@@ -91,6 +92,7 @@ def convert(
         page_size=page_size,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         on_error=on_error,
+        tiles=tiles,
     )
     if out.exists() and Path(source).exists() and out.samefile(source):
         raise UsageError(
@@ -118,11 +120,12 @@ def convert(
     if json:
         print_json(asdict(done))
         return
+    tiled = f" {done.n_tiled:,} given tiles," if tiles else ""
     resumed = f", {done.n_resumed:,} of them before" if done.n_resumed else ""
     pairs(
         {
             "bundle": out,
-            "examples": f"{done.n_examples:,} ({done.n_passed_through:,} passed through,"
+            "examples": f"{done.n_examples:,} ({done.n_passed_through:,} passed through,{tiled}"
             f" {done.n_encoded:,} encoded or stored as pixels,"
             f" {len(done.skipped)} skipped{resumed})",
             "size": size_text(done.bytes),

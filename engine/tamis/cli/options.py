@@ -33,6 +33,7 @@ __all__ = [
     "Settings",
     "Side",
     "Strata",
+    "Tiles",
     "Workers",
     "parse_settings",
     "refuse_no_picture",
@@ -43,6 +44,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 MaxPixels = Annotated[
     int | None, typer.Option(help="Refuse images with more pixels. Default: 100 million.")
+]
+Tiles = Annotated[
+    bool,
+    typer.Option(
+        "--tiles",
+        help="Rewrite JPEGs without loss, so that loaders can decode only the part they show.",
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(help="Threads. Default: all cores.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
