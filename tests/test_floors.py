@@ -44,6 +44,7 @@ FLOORS = {
     "tamis.versions": 8,
     "tamis.units": 8,
     "tamis.images": 9,
+    "tamis.tiles": 9,
     "tamis.sources": 10,
     "tamis.bundles": 11,
     "tamis.sources.bundle_images": 12,

@@ -121,9 +121,7 @@ def find_layout(data, start, size, layout):
         elif marker == _SOS:
             layout[SCAN] = at + 2 + length
             return length >= 6 and _is_one_scan(record, at, length, layout)
-        elif not (
-            marker == _DHT or marker == _DQT or marker == _COM or _APP0 <= marker <= _APP15
-        ):
+        elif not (marker in (_DHT, _DQT, _COM) or _APP0 <= marker <= _APP15):
             return False
         at += 2 + length
     return False
