@@ -21,7 +21,7 @@ os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
 # Numba's own cache does not see when a function that another file calls has changed.
 COMPILED = (
     "kernels/tamis_kernels/cpu/*.py", "engine/tamis/loaders/*.py", "engine/tamis/zcore.py",
-    "engine/tamis/selection/*.py",
+    "engine/tamis/selection/*.py", "engine/tamis/tiles/*.py",
 )  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for pattern in COMPILED for path in REPOSITORY.glob(pattern))
