@@ -33,16 +33,12 @@ BLOCK_BYTES = 512  # more than a block takes: 64 symbols of at most 27 bits
 
 _MAX_DC = 2047  # what 11 bits hold
 _RST0 = 0xD0
+# The bit buffer is uint64 and shifted by such: numba makes floats of it and int64. As an index such
+# a number is never negative, which int64 is asked about each time.
 _U = np.uint64
-_WINDOW, _LOOK, _HALF, _SYMBOL, _FIVE, _SIXTEEN = (
-    np.uint64(48),
-    np.uint64(64 - LOOKAHEAD),
-    np.uint64(32),
-    np.uint64(255),
-    np.uint64(31),
-    np.uint64(16),
-)
-_ONE, _EIGHT, _WORD_BITS = np.uint64(1), np.uint64(8), np.uint64(64)
+_ONE, _EIGHT, _SIXTEEN, _WORD_BITS = _U(1), _U(8), _U(16), _U(64)
+_LOOK, _WINDOW = _U(64 - LOOKAHEAD), _U(48)  # shifts to the bits that lookups are asked with
+_FIVE, _SYMBOL = _U(31), _U(255)  # masks
 _BITS_OF = np.array([int(k).bit_length() for k in range(2 * _MAX_DC + 2)], np.int8)
 
 
@@ -142,16 +138,21 @@ def _unstuff(record, at, end, stretch):
 
 @njit(nogil=True, error_model="numpy")
 def _refill(stretch, at, bits, count):
-    """At least 32 of the stretch's next bits, left in the word, and how many there are."""
-    if count < 32:
-        word = (
-            _U(np.uint8(stretch[_U(at)])) << _U(24)
-            | _U(np.uint8(stretch[_U(at + 1)])) << _U(16)
-            | _U(np.uint8(stretch[_U(at + 2)])) << _U(8)
-            | _U(np.uint8(stretch[_U(at + 3)]))
-        )
-        return at + 4, bits | word << _U(32 - count), count + 32
-    return at, bits, count
+    """Bits of the stretch so that there are at least 56; where to go on, they, and how many.
+
+    Eight bytes are read whatever there is, some of them again: no branch to guess wrong.
+    """
+    word = (
+        _U(np.uint8(stretch[_U(at)])) << _U(56)
+        | _U(np.uint8(stretch[_U(at + 1)])) << _U(48)
+        | _U(np.uint8(stretch[_U(at + 2)])) << _U(40)
+        | _U(np.uint8(stretch[_U(at + 3)])) << _U(32)
+        | _U(np.uint8(stretch[_U(at + 4)])) << _U(24)
+        | _U(np.uint8(stretch[_U(at + 5)])) << _U(16)
+        | _U(np.uint8(stretch[_U(at + 6)])) << _U(8)
+        | _U(np.uint8(stretch[_U(at + 7)]))
+    )
+    return at + ((63 - count) >> 3), bits | word >> _U(count), count | 56
 
 
 @njit(nogil=True, error_model="numpy")
@@ -159,6 +160,13 @@ def _value(bits, entry):
     """The bits behind a code that belong to its symbol, as they stand there."""
     size = entry & _U(15)
     return (bits >> (_WORD_BITS - (entry >> _EIGHT & _FIVE))) & ((_ONE << size) - _ONE)
+
+
+@njit(nogil=True, error_model="numpy")
+def _difference(bits, entry):
+    """The difference behind a DC code (T.81, F.2.2.1: EXTEND)."""
+    value, category = np.int64(_value(bits, entry)), np.int64(entry & _U(15))
+    return value if value >= (1 << category) >> 1 else value + 1 - (1 << category)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -183,12 +191,9 @@ def _read_units(n, layout, decoding, rows, size, first, symbols):
             if entry == 0:
                 window = np.int64(bits >> _WINDOW)
                 entry = _U(long_code(row, window, words, limits, offsets))
-            length, category = np.int64(entry >> _EIGHT & _FIVE), np.int64(entry & _U(15))
-            value = np.int64(_value(bits, entry))
+            length = np.int64(entry >> _EIGHT & _FIVE)
+            predicted[component] += _difference(bits, entry)
             bits, count = bits << _U(length), count - length
-            if value < (1 << category) >> 1:  # T.81, F.2.2.1: EXTEND
-                value += 1 - (1 << category)
-            predicted[component] += value
             if (
                 entry >> _SIXTEEN != 0
                 or abs(predicted[component]) > _MAX_DC
@@ -202,16 +207,19 @@ def _read_units(n, layout, decoding, rows, size, first, symbols):
             table, k = 1 + 2 * min(component, 1), np.int64(1)
             while k < 64:
                 at, bits, count = _refill(stretch, at, bits, count)
-                entry = _U(lookup[row, bits >> _LOOK])
-                if entry == 0:
-                    window = np.int64(bits >> _WINDOW)
-                    entry = _U(long_code(row, window, words, limits, offsets))
-                symbol, length = entry & _SYMBOL, np.int64(entry >> _EIGHT & _FIVE)
-                ac[_U(token)] = np.uint32(_value(bits, entry) << _EIGHT | symbol)
-                counts[table, symbol] += 1
-                bits, count = bits << _U(length), count - length
-                token += 1
-                k += np.int64(entry >> _SIXTEEN)
+                for _ in range(2):  # 56 bits are enough for both
+                    entry = _U(lookup[row, bits >> _LOOK])
+                    if entry == 0:
+                        window = np.int64(bits >> _WINDOW)
+                        entry = _U(long_code(row, window, words, limits, offsets))
+                    symbol, length = entry & _SYMBOL, np.int64(entry >> _EIGHT & _FIVE)
+                    ac[_U(token)] = np.uint32(_value(bits, entry) << _EIGHT | symbol)
+                    counts[table, symbol] += 1
+                    bits, count = bits << _U(length), count - length
+                    token += 1
+                    k += np.int64(entry >> _SIXTEEN)
+                    if k >= 64:
+                        break
             if (k > 64 and k < 256) or at > size + 8:
                 return -1
             ends[block] = token
