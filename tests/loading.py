@@ -86,7 +86,7 @@ def jpeg_records(data: list[bytes], sizes: list[tuple[int, int]], *, proven: boo
     lengths = np.array([len(record) for record in data])
     widths, heights = np.array(sizes).T
     return Records(
-        np.frombuffer(b"".join(data), np.int8),
+        np.frombuffer(bytearray(b"".join(data)), np.int8),
         np.cumsum(lengths) - lengths,
         lengths,
         np.full(len(data), JPEG_MODE),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,15 +13,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import spearmanr
 
-from loading import images_of, memory_loader
+from loading import images_of, jpeg_records, memory_loader
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.opening import open_bundle
+from tamis.bundles.pixels import decode_image
 from tamis.bundles.settings import ConvertSettings
 from tamis.bundles.verify import verify
 from tamis.errors import UsageError
+from tamis.inference import infer
+from tamis.loaders.boxes import random_boxes
+from tamis.loaders.decoding import Decoder
 from tamis.loaders.memory_loader import load_image_set
 from tamis.loaders.opening import open_loader
 from tamis.loaders.settings import Augmentation, RandomResizedCrop
@@ -31,9 +37,12 @@ from tamis.score_table import unscored_table
 from tamis.selection.selecting import select
 from tamis.selection.settings import SelectionSettings
 from tamis.sources.opening import open_source
+from tamis.tiles.transcoding import Tiler
+from tamis.training.loop import Seeds, train
 from tamis.training.recipes import get_recipe
 from tamis.training.runs import RunOptions, train_on_bundle
 from tamis.training.selfsup import SelfsupSettings
+from tamis_kernels import row_scores
 
 pytestmark = pytest.mark.real_data
 CPU = torch.device("cpu")
@@ -103,15 +112,24 @@ def distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 def test_all_backends_show_the_same_centre(imagenet: Bundle) -> None:
     # The limit of the design is 4 of 255. Decoding agrees to the bit between ffcv and Pillow, so
-    # what is measured there is the resampler alone: areas against Pillow's triangles.
+    # what is measured there is the resampler alone: triangles of floats against those of integers,
+    # and with "area" FFCV's areas against them.
     side = 224
     by_pillow = {i: centre_by_pillow(imagenet, i, side) for i in range(0, 500, 5)}
     chosen = np.array(list(by_pillow))
+    ways: dict[str, dict[str, Any]] = {
+        "ffcv": {"backend": "ffcv"},
+        "dali": {"backend": "dali"},
+        "memory": {"backend": "memory"},
+        "area": {"backend": "ffcv", "resample": "area"},
+    }
     shown = {
-        backend: images_of(
-            open_loader(imagenet, backend=backend, batch_size=32, resolution=side, selection=chosen)
+        name: images_of(
+            open_loader(
+                imagenet, batch_size=32, resolution=side, selection=chosen, exact=True, **options
+            )
         )
-        for backend in ("ffcv", "dali", "memory")
+        for name, options in ways.items()
     }
     for i in by_pillow:
         assert np.array_equal(shown["ffcv"][i], shown["memory"][i])
@@ -122,8 +140,10 @@ def test_all_backends_show_the_same_centre(imagenet: Bundle) -> None:
         if backend != peer
     }
     assert max(means.values()) < 2, means
-    # DALI takes the same triangles as Pillow.
     assert means["dali", "pillow"] < 0.5, means
+    assert means["ffcv", "pillow"] < 0.2, means
+    assert means["ffcv", "dali"] < 0.02, means
+    assert means["area", "pillow"] > 1, means
 
 
 def test_backends_augment_alike(imagenet: Bundle) -> None:
@@ -202,3 +222,49 @@ def test_imagenet_decodes_into_memory(imagenet: Bundle) -> None:
     assert [len(batch.labels) for batch in batches] == [128, 128, 128, 116]
     # Photographs, not constants: every image has some contrast.
     assert images.images.float().std(dim=(1, 2, 3)).min() > 5
+
+
+def test_every_box_of_tiles_is_the_crop_of_the_whole(imagenet: Bundle) -> None:
+    tiler, decoder, rng = Tiler(), Decoder(exact=True), np.random.default_rng(0)
+    n_tiled, before, after = 0, 0, 0
+    for position in range(imagenet.n_examples):
+        _, width, height, record = imagenet.image_record(position)
+        tiled = tiler.tile(record)
+        before, after = before + len(record), after + len(record if tiled is None else tiled)
+        if tiled is None:
+            continue
+        n_tiled += 1
+        whole = decode_image(imagenet, position)
+        side = np.full(1, height), np.full(1, width)
+        for draw in range(3):
+            box = random_boxes(rng.integers(1 << 40, size=1), *side, RandomResizedCrop(), 0, draw)
+            top, left, h, w = box[0].tolist()
+            out = np.empty((1, h, w, 3), np.uint8)
+            records = jpeg_records([tiled], [(width, height)], proven=True)
+            assert decoder.decode(records, box, np.zeros(1, np.bool_), out) == []
+            assert np.array_equal(out[0], whole[top : top + h, left : left + w])
+    # The others are progressive, small, or of odd sampling.
+    assert n_tiled > 0.95 * imagenet.n_examples
+    assert after < 1.01 * before
+
+
+def test_thumbnails_score_as_exact_ones(imagenet: Bundle) -> None:
+    """A network that was trained on exact thumbnails, on these and on those decoded at a quarter."""
+    exact, fast = (load_image_set(imagenet, 64, exact=exact) for exact in (True, False))
+    exact = replace(exact, labels=exact.labels // 100, n_classes=5)  # of one image none learns
+    error = ((exact.images.float() - fast.images.float()) ** 2).mean((1, 2, 3))
+    decibels = 10 * torch.log10(255**2 / error)
+    assert 37 < decibels.median() < 60
+    assert decibels.min() > 33
+    recipe = get_recipe("small", {"epochs": 4, "width": 8, "resolution": 64})
+    loader = memory_loader(exact, 64, seed=0)
+    steps = recipe.epochs * len(loader)
+    seeds = Seeds.from_one(0)
+    model = train(loader, recipe, 5, steps=steps, seeds=seeds, device=CPU).model
+    scores = []
+    for images in (exact, fast):
+        outputs = list(infer(model, memory_loader(images, 128), CPU))
+        logits = torch.cat([one.logits for one in outputs])
+        scores.append(row_scores(logits, exact.labels).el2n.numpy())
+    assert scores[0].std() > 0.05
+    assert spearmanr(*scores).statistic > 0.98

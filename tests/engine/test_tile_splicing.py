@@ -66,7 +66,7 @@ def shown(
 def spliced(data: bytes, size: tuple[int, int], box: list[int]) -> tuple[bytes, list[int]]:
     """The small JPEG, and which part of the image it shows."""
     region = np.array([0, 0, size[1], size[0]])
-    source = np.frombuffer(b"before" + data + b"behind", np.int8)
+    source = np.frombuffer(bytearray(b"before" + data + b"behind"), np.int8)
     out = np.empty(len(data) + SPLICED_BYTES, np.int8)
     n = splice(source, 6, len(data), np.array(box), out, region)
     return out[:n].tobytes(), region.tolist()
@@ -181,7 +181,7 @@ for kind in KINDS:
             mutant[at] = rng.choice([0, 255, 0xC0, 0xD0, 0xD9, 0xDA, 0xDD, rng.integers(256)])
         if trial % 5 == 4:
             del mutant[rng.integers(len(mutant)) :]
-        data = np.frombuffer(bytes(mutant), np.int8)
+        data = np.frombuffer(mutant, np.int8)
         h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
         box = np.array([rng.integers(height - h + 1), rng.integers(width - w + 1), h, w])
         region, out = np.array([0, 0, height, width]), np.empty(len(data) + SPLICED_BYTES, np.int8)

@@ -108,7 +108,8 @@ def _show_jpeg(
             box[3] / denominator,
         )
         shown = (-(-region[2] // denominator), -(-region[3] // denominator))
-        resample_into(pixels, 0, shown, part, flip, by_area, out)
+        # Not plain 0, for which numba would compile all of it once more.
+        resample_into(pixels, np.int64(0), shown, part, flip, by_area, out)
     return found
 
 

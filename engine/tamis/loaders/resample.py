@@ -57,7 +57,7 @@ def _taps(n_in, begin, extent, n_out, by_area):
     scale = extent / n_out
     least, most = int(begin), min(int(np.ceil(begin + extent)), n_in)
     support = max(scale, 1.0)
-    start, count = np.empty(n_out, np.int64), np.empty(n_out, np.int64)
+    start, count, largest = np.empty(n_out, np.int64), np.empty(n_out, np.int64), 0
     weights = np.zeros((n_out, int(2 * support) + 3), np.float32)
     for out in range(n_out):
         if by_area and scale >= 1:
@@ -68,10 +68,8 @@ def _taps(n_in, begin, extent, n_out, by_area):
             centre = begin + (out + 0.5) * scale
             found = _triangle_weights(centre, least, most, support, weights[out])
         start[out], count[out] = found
-    m = 0
-    for k in range(n_out):
-        m = max(m, count[k])
-    return start, count, weights, m
+        largest = max(largest, count[out])
+    return start, count, weights, largest
 
 
 # Slices and ranges from 0: LLVM sees that no index is negative, and vectorises.

@@ -103,9 +103,10 @@ def find_layout(data, start, size, layout):
     """
     layout[FRAME], layout[INTERVAL] = -1, 0
     record = data[start : start + size]
-    if size < 4 or _pair(record, 0) != 0xFF00 | _SOI:
+    # Not plain 0 and 2, for each of which numba would compile all of this once more.
+    begin, at = np.int64(0), np.int64(2)
+    if size < 4 or _pair(record, begin) != 0xFF00 | _SOI:
         return False
-    at = 2
     while at + 4 <= size:
         marker, length = _byte(record, at + 1), _pair(record, at + 2)
         if _byte(record, at) != 0xFF or length < 2 or at + 2 + length > size:

@@ -11,7 +11,7 @@ from tamis.tiles.retiling import BROKEN, HEADER_BYTES, STAYS, Scratch, retile
 
 __all__ = ["MAX_GROWTH", "MIN_BYTES", "Tiler"]
 
-MIN_BYTES = 450
+MIN_BYTES = 250
 """What a tile should have on the average: shorter ones cost more bytes than they save decoding."""
 
 MAX_GROWTH = 1.03

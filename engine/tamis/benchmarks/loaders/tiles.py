@@ -25,7 +25,7 @@ from tamis.progress import Progress
 __all__ = ["tile_rows"]
 
 _PEER = "plain FFCV"
-_TILED, _PLAIN = "ffcv, tiles", "ffcv"
+_TILED, _PLAIN, _PEER_TILED = "ffcv, tiles", "ffcv", "plain FFCV, tiles"
 _THUMBNAIL = 64
 _FFCV_SIDE = 500  # longest side of what FFCV's script makes of ImageNet
 _GOAL_DB, _GOAL_RATE, _GOAL_SIZE = 37.0, 200.0, 1.01
@@ -91,6 +91,7 @@ def _compared(one: _Work, tiled: Path, repetitions: int, progress: Progress) -> 
         _TILED: ("ffcv", replace(one.task, bundle=str(tiled))),
         _PLAIN: ("ffcv", one.task),
         _PEER: (_PEER, one.task),
+        _PEER_TILED: (_PEER, replace(one.task, bundle=str(tiled))),
     }
     turns: dict[str, list[Turn]] = {name: [] for name in opened}
     total = len(opened) * (repetitions + 1)
@@ -111,7 +112,7 @@ def _compared(one: _Work, tiled: Path, repetitions: int, progress: Progress) -> 
         name: statistics.median(1000 * turn.cpu_seconds / turn.n_images for turn in taken)
         for name, taken in turns.items()
     }
-    for name in (_TILED, _PLAIN):
+    for name in (_TILED, _PLAIN, _PEER_TILED):
         ratio = rates[name] / rates[_PEER]
         goal = one.goal if name == _TILED else None
         yield Row(f"{name}: {one.name}", rates[name], "images/s", _PEER, rates[_PEER], ratio, goal)
