@@ -251,7 +251,7 @@ def test_every_box_of_tiles_is_the_crop_of_the_whole(imagenet: Bundle) -> None:
 def test_thumbnails_score_as_exact_ones(imagenet: Bundle) -> None:
     """A network that was trained on exact thumbnails, on these and on those decoded at a quarter."""
     exact, fast = (load_image_set(imagenet, 64, exact=exact) for exact in (True, False))
-    exact = replace(exact, labels=exact.labels // 100, n_classes=5)  # of one image none learns
+    exact = replace(exact, labels=exact.labels // 100, n_classes=5)  # one image teaches nothing
     error = ((exact.images.float() - fast.images.float()) ** 2).mean((1, 2, 3))
     decibels = 10 * torch.log10(255**2 / error)
     assert 37 < decibels.median() < 60
