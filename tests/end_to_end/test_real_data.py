@@ -146,6 +146,23 @@ def test_all_backends_show_the_same_centre(imagenet: Bundle) -> None:
     assert means["area", "pillow"] > 1, means
 
 
+def test_resizing_is_torchvisions(imagenet: Bundle) -> None:
+    shown = images_of(
+        open_loader(imagenet, backend="ffcv", batch_size=100, resolution=224, exact=True)
+    )
+    for position in range(imagenet.n_examples):
+        whole = decode_image(imagenet, position)
+        edge = min(whole.shape[:2])
+        top, left = (whole.shape[0] - edge) // 2, (whole.shape[1] - edge) // 2
+        square = torch.from_numpy(whole[top : top + edge, left : left + edge].copy())
+        # What torchvision's resize of uint8 tensors calls.
+        resized = torch.nn.functional.interpolate(
+            square.permute(2, 0, 1)[None], size=(224, 224), mode="bilinear", antialias=True
+        )
+        expected = resized[0].permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(shown[position] - expected).max() <= 1
+
+
 def test_backends_augment_alike(imagenet: Bundle) -> None:
     augmentation = Augmentation(crop=RandomResizedCrop(), flip=True, seed=4)
     shown = []
@@ -249,7 +266,7 @@ def test_every_box_of_tiles_is_the_crop_of_the_whole(imagenet: Bundle) -> None:
 
 
 def test_thumbnails_score_as_exact_ones(imagenet: Bundle) -> None:
-    """A network that was trained on exact thumbnails, on these and on those decoded at a quarter."""
+    """By a network that was trained on exact ones: these, and those decoded at a quarter."""
     exact, fast = (load_image_set(imagenet, 64, exact=exact) for exact in (True, False))
     exact = replace(exact, labels=exact.labels // 100, n_classes=5)  # one image teaches nothing
     error = ((exact.images.float() - fast.images.float()) ** 2).mean((1, 2, 3))

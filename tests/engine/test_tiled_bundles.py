@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xxhash
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,8 +32,14 @@ from tamis.errors import BundleError, UsageError
 from tamis.loaders.opening import open_loader
 from tamis.loaders.settings import Augmentation, RandomResizedCrop
 from tamis.manifest import Manifest
+from tamis.metrics.campaign import score
+from tamis.metrics.registry import get_metrics
+from tamis.metrics.settings import CampaignSettings
 from tamis.sources.opening import open_source
+from tamis.training.recipes import get_recipe
+from tamis.training.runs import train_on_bundle
 
+CPU = torch.device("cpu")
 N = 12
 SCORE: dict[str, Any] = {"mode": "score", "resolution": 20}
 TRAIN: dict[str, Any] = {
@@ -107,6 +115,23 @@ def test_loaders_show_the_same_with_and_without(parent: Bundle, tiled: Bundle) -
             assert list(shown[0]) == list(shown[1])
             for example_id, pixels in shown[0].items():
                 assert np.array_equal(pixels, shown[1][example_id])
+
+
+@pytest.mark.parametrize("loader", ["ffcv", "memory"])
+def test_scores_and_training_are_the_same(parent: Bundle, tiled: Bundle, loader: str) -> None:
+    recipe = get_recipe("small", {"epochs": 2, "width": 4, "resolution": 24, "random_crop": True})
+    whole = replace(recipe, random_crop=False)
+    found = []
+    for bundle in (parent, tiled):
+        campaign = CampaignSettings(whole, models=1, loader=loader)
+        table = score(bundle, get_metrics(["el2n", "forgetting", "aum"]), campaign, CPU).table
+        trained, record = train_on_bundle(bundle, bundle, recipe, loader="ffcv", device=CPU)
+        weights = [value.numpy() for value in trained.model.state_dict().values()]
+        losses = [np.array(record.test_loss)]
+        found.append([column.values for column in table.columns.values()] + weights + losses)
+    assert len(found[0]) > 20
+    for before, after in zip(*found, strict=True):
+        assert np.array_equal(before, after)
 
 
 def test_tiles_are_made_once_and_carried_on(parent: Bundle, tiled: Bundle, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tamis.bundles.tiling import write_tiled
 from tamis.loaders.opening import open_loader
 from tamis.manifest import Manifest
 from tamis.progress import Progress
+from tamis.tiles.transcoding import Tiler
 
 __all__ = ["tile_rows"]
 
@@ -59,6 +60,7 @@ def tile_rows(
         progress: Told of every epoch.
     """
     tiled = work / "tiled.beton"
+    Tiler().tile(images.image_record(0)[3])  # compiled once
     start = time.perf_counter()
     part = Part(images, np.arange(images.n_examples))
     write_tiled(part, tiled, Manifest("cut"), workers=1, progress=progress)
