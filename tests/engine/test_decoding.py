@@ -171,6 +171,17 @@ def test_what_is_refused() -> None:
     assert failure.reason == "243 bytes of pixels"
 
 
+def test_pixels_of_no_size_are_refused() -> None:
+    empty = np.empty((0, 5, 3), np.uint8)
+    records = raw_records([empty, picture(5, 5, 0), empty.reshape(5, 0, 3)])
+    out, boxes = np.empty((3, 2, 2, 3), np.uint8), np.tile([0, 0, 5, 5], (3, 1))
+    failures = Decoder().decode(records, boxes, np.zeros(3, np.bool_), out)
+    assert [(one.row, one.reason) for one in failures] == [
+        (0, "0 bytes of pixels"),
+        (2, "0 bytes of pixels"),
+    ]
+
+
 def test_failures_do_not_reach_their_neighbours() -> None:
     images = [picture(40, 40, i) for i in range(6)]
     data = [encoded(image) for image in images]

@@ -26,7 +26,9 @@ from tamis.encoders.opening import open_encoder, open_or_train
 from tamis.encoders.spec import parse_spec
 from tamis.errors import BundleError, UsageError
 from tamis.models.small_resnet import SmallResNet
+from tamis.training.checkpoints import write_run
 from tamis.training.recipes import get_recipe
+from tamis.training.runs import train_on_bundle
 from tamis.training.selfsup import SelfsupSettings
 
 CPU = torch.device("cpu")
@@ -157,6 +159,23 @@ def test_a_run_gives_its_penultimate_layer(tmp_path: Path) -> None:
     )
     with pytest.raises(BundleError, match="expected a run folder"):
         open_encoder(f"tamis:{tmp_path / 'none'}", CPU)
+
+
+def test_a_run_is_shown_images_as_in_its_training(digits_bundle: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(digits_bundle)
+    recipe = get_recipe("digits", {"width": 4, "epochs": 1, "resample": "area", "exact": True})
+    trained, record = train_on_bundle(bundle, bundle, recipe, device=CPU)
+    write_run(tmp_path / "run", record, trained.model)
+    areas = {"resample": "area", "exact": True}
+    usual = get_recipe("digits").decoding
+    encoder = open_encoder(f"tamis:{tmp_path / 'run'}", CPU, decoding=usual)
+    assert encoder.decoding == areas
+    assert encoder.provenance().items() >= areas.items()
+    assert open_encoder("pixels", CPU, decoding=usual).decoding == usual
+    selfsup = SelfsupSettings(epochs=1, batch_size=400)
+    for spec in ("pixels", "selfsup"):
+        encoder = open_or_train(spec, bundle, CPU, recipe=recipe, selfsup=selfsup)
+        assert encoder.decoding == areas
 
 
 def test_an_encoder_is_trained_without_labels(digits_bundle: Path) -> None:

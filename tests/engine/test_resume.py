@@ -27,6 +27,7 @@ from tamis.bundles import estimate
 from tamis.bundles.convert import convert
 from tamis.bundles.opening import open_bundle
 from tamis.bundles.settings import ConvertSettings
+from tamis.bundles.unfinished import ROW
 from tamis.bundles.verify import verify
 from tamis.errors import BundleError, SourceError, UsageError, WorkFailedError
 from tamis.manifest import Parent
@@ -227,6 +228,19 @@ def test_an_unreadable_image_leaves_nothing_unless_resuming(tmp_path: Path) -> N
     report = convert(Pictures(unreadable=set()), out, settings, resume=True)
     assert report.n_resumed > 200
     assert report.n_examples == N
+
+
+def test_a_journal_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "x.beton"
+    interrupt(out, 250)
+    wider = np.dtype([*ROW.descr, ("more", "u1")])
+    for module in ("unfinished", "convert"):
+        monkeypatch.setattr(f"tamis.bundles.{module}.ROW", wider)
+    with pytest.raises(UsageError, match="found an interrupted conversion that had come to image"):
+        convert(Pictures(), out, SKIP)
+    with pytest.raises(UsageError, match="found another journal"):
+        convert(Pictures(), out, SKIP, resume=True)
+    assert names(tmp_path) == LEFT
 
 
 @pytest.mark.parametrize("tail", [1, 10, 100, 1000, 5000])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,7 +19,7 @@ from PIL import Image
 from loading import jpeg_records
 from sample_images import picture
 from tamis.loaders.decoding import Decoder
-from tamis.loaders.tile_splicing import SPLICED_BYTES, splice
+from tamis.loaders.tile_splicing import splice
 
 ROOT = Path(__file__).resolve().parents[2]
 # Mode, subsampling, width, height, units between markers; 4:4:4, 4:2:2, 4:2:0, grey.
@@ -31,6 +31,8 @@ KINDS = {
     "420, odd": ("RGB", 2, 189, 117, 4),
     "420, whole rows": ("RGB", 2, 189, 117, 12),
     "420, single units": ("RGB", 2, 97, 55, 1),
+    "420, narrow end": ("RGB", 2, 99, 70, 1),
+    "422, narrow end": ("RGB", 1, 163, 50, 1),
     "grey": ("L", 0, 157, 99, 5),
 }
 
@@ -63,12 +65,17 @@ def shown(
     return pixels
 
 
-def spliced(data: bytes, size: tuple[int, int], box: list[int]) -> tuple[bytes, list[int]]:
+def spliced(
+    data: bytes, size: tuple[int, int], box: list[int], denominator: int = 1
+) -> tuple[bytes, list[int]]:
     """The small JPEG, and which part of the image it shows."""
     region = np.array([0, 0, size[1], size[0]])
     source = np.frombuffer(bytearray(b"before" + data + b"behind"), np.int8)
-    out = np.empty(len(data) + SPLICED_BYTES, np.int8)
-    n = splice(source, 6, len(data), np.array(box), out, region)
+    out = np.full(len(data) + 50, 77, np.int8)
+    n = splice(source, 6, len(data), np.array(box), denominator, out[: len(data)], region)
+    assert (out[len(data) :] == 77).all()
+    if not n:
+        assert region.tolist() == [0, 0, size[1], size[0]]
     return out[:n].tobytes(), region.tolist()
 
 
@@ -91,7 +98,8 @@ def test_every_box_is_the_crop_of_the_whole(kind: str, data: st.DataObject) -> N
         assert region[1] <= left <= left + w <= region[1] + region[3]
 
 
-@given(st.sampled_from(["420", "444", "grey"]), st.integers(1, 9), st.integers(1, 9), st.data())
+@settings(max_examples=300)
+@given(st.sampled_from(list(KINDS)), st.integers(1, 9), st.integers(1, 9), st.data())
 def test_shrunk_decoding_is_the_same_with_and_without_tiles(
     kind: str, down: int, across: int, data: st.DataObject
 ) -> None:
@@ -136,6 +144,18 @@ def test_what_is_decoded_whole() -> None:
     assert spliced(jpeg, (width + 1, height), box)[0] == b""
 
 
+def test_tiles_that_are_not_in_order_show_what_the_whole_shows() -> None:
+    """What libjpeg-turbo only warns of belongs to an image whose bytes are proven."""
+    jpeg, width, height = tiled("420")
+    swapped = jpeg.replace(b"\xff\xd1", b"\xff\xd3", 1)
+    for data in (swapped, jpeg[: len(jpeg) // 2]):
+        whole = shown(data, (width, height), [0, 0, height, width])
+        for box in ([2, 2, 20, 20], [60, 60, 4, 4], [90, 100, 30, 30]):
+            top, left, h, w = box
+            found = shown(data, (width, height), box)
+            assert np.array_equal(found, whole[top : top + h, left : left + w])
+
+
 def test_what_is_not_proven_is_decoded_whole() -> None:
     jpeg, width, height = tiled("420")
     damaged = bytearray(jpeg)
@@ -169,7 +189,7 @@ def test_shrunk_decoding_is_close_and_in_its_place(kind: str) -> None:
 
 SCRIPT = """
 import numpy as np
-from tamis.loaders.tile_splicing import SPLICED_BYTES, splice
+from tamis.loaders.tile_splicing import splice
 from test_tile_splicing import KINDS, tiled
 
 rng, n_spliced = np.random.default_rng(5), 0
@@ -184,9 +204,11 @@ for kind in KINDS:
         data = np.frombuffer(mutant, np.int8)
         h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
         box = np.array([rng.integers(height - h + 1), rng.integers(width - w + 1), h, w])
-        region, out = np.array([0, 0, height, width]), np.empty(len(data) + SPLICED_BYTES, np.int8)
-        n = splice(data, 0, len(data), box, out, region)
-        assert 0 <= n <= len(out)
+        region, out = np.array([0, 0, height, width]), np.full(len(data) + 99, 77, np.int8)
+        fraction = 1 << trial % 4
+        n = splice(data, 0, len(data), box, fraction, out[: len(data)], region)
+        assert 0 <= n <= len(data)
+        assert (out[len(data) :] == 77).all()
         n_spliced += n > 0
 print(n_spliced)
 """

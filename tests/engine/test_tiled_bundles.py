@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sample_images import jpeg_bytes, picture
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
+from tamis.bundles.encoding import Record, encode
 from tamis.bundles.layout import FieldType, image_fields, make_field
 from tamis.bundles.merge import merge
 from tamis.bundles.opening import open_bundle
@@ -35,6 +37,7 @@ from tamis.manifest import Manifest
 from tamis.metrics.campaign import score
 from tamis.metrics.registry import get_metrics
 from tamis.metrics.settings import CampaignSettings
+from tamis.sources.base import SourceItem
 from tamis.sources.opening import open_source
 from tamis.training.recipes import get_recipe
 from tamis.training.runs import train_on_bundle
@@ -167,6 +170,20 @@ def test_convert_makes_the_same(folder: Path, tiled: Bundle, tmp_path: Path) -> 
     small = open_bundle(tmp_path / "small.beton")
     assert verify(small, deep=True).ok
     assert all(n_markers(small.image_record(i)[3]) > 3 for i in range(N))
+
+
+def test_no_record_outgrows_its_page_for_tiles() -> None:
+    image, sink = Image.fromarray(picture(320, 200, 1)), io.BytesIO()
+    image.save(sink, "JPEG", quality=97, optimize=True)
+    data = sink.getvalue()
+    item, settings = SourceItem("x.jpg", 0, lambda: data, None), ConvertSettings(tiles=True)
+    record = encode(0, item, settings, 1 << 20)
+    assert isinstance(record, Record)
+    assert (record.tiled, record.passed_through) == (True, False)
+    assert len(record.data) > len(data)
+    record = encode(0, item, settings, len(record.data) - 1)
+    assert isinstance(record, Record)
+    assert (record.data, record.tiled, record.passed_through) == (data, False, True)
 
 
 def test_other_fields_are_kept(tmp_path: Path) -> None:

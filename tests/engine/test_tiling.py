@@ -359,8 +359,8 @@ def test_mutants_are_the_same_image_or_stay() -> None:
     assert 200 < became.count("tiled") < 1000
 
 
-def test_no_mutant_is_read_out_of_bounds() -> None:
-    cache = os.environ["NUMBA_CACHE_DIR"] + "-checked"
+def test_no_mutant_is_read_out_of_bounds(tmp_path: Path) -> None:
+    cache = str(tmp_path)
     environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": cache}
     subprocess.run(
         [sys.executable, "-m", "fuzz.tiling_fuzzer", "2000", "5000"],
@@ -368,6 +368,71 @@ def test_no_mutant_is_read_out_of_bounds() -> None:
         env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
         check=True,
     )
+
+
+# ---- JPEGs by hand
+
+
+def grey_jpeg(across: int, tables: dict[int, dict[int, list[int]]], bits: list[int]) -> bytes:
+    """Two rows of blocks; tables are class → length → symbols, the bits those of the scan."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+    def table(kind: int, codes: dict[int, list[int]]) -> bytes:
+        counts = [len(codes.get(length, ())) for length in range(1, 17)]
+        return segment(DHT, bytes([kind, *counts, *(s for n in sorted(codes) for s in codes[n])]))
+
+    padded = bits + [1] * (-len(bits) % 8)
+    scan = np.packbits(np.array(padded, np.uint8)).tobytes().replace(b"\xff", b"\xff\0")
+    frame = b"\x08" + (16).to_bytes(2, "big") + (8 * across).to_bytes(2, "big") + b"\1\1\x11\0"
+    header = segment(0xDB, bytes([0, *[1] * 64])) + segment(0xC0, frame)
+    header += b"".join(table(kind, codes) for kind, codes in tables.items())
+    return b"\xff\xd8" + header + segment(SOS, b"\1\1\0\0\x3f\0") + scan + b"\xff\xd9"
+
+
+def binary(value: int, length: int) -> list[int]:
+    return [value >> k & 1 for k in reversed(range(length))]
+
+
+def test_stuffing_stays_within_the_result() -> None:
+    """A record without FF whose codes, four bits shorter, make the result full of FF."""
+    across = 701  # a prime: a tile is a row
+    bits, at = [], 0  # of the result
+    total = 6 + across * (1 + 63 * 11)
+    for block in range(across):
+        bits += binary(0b100000, 6) + binary(8, 4) if block == 0 else [0]
+        at += 6 if block == 0 else 1
+        for _ in range(63):
+            shift = at % 8 - 5
+            value = 0xFF << shift if 2 * at < total and shift >= 0 else 0
+            bits += [0, *binary(value, 10)]
+            at += 11
+    bits += across * [0, 1, 0]
+    data = grey_jpeg(across, {0: {1: [0], 6: [4]}, 16: {1: [10], 2: [0]}}, bits)
+    assert pixels(data).shape == (16, 8 * across)
+    tiler = Tiler()
+    tiler.tile(np.frombuffer(data, np.uint8))  # makes scratch of this size
+    size = len(tiler._scratch.out)
+    behind = np.full(size + 100_000, 85, np.int8)
+    tiler._scratch = tiler._scratch._replace(out=behind[:size])
+    assert tiler.tile(np.frombuffer(data, np.uint8)) is None
+    assert (behind[size:] == 85).all()
+
+
+def test_a_code_of_ones_is_refused() -> None:
+    """By libjpeg-turbo, too."""
+    across, blocks = 400, 800
+    for lengths, sound in (({1: [0], 2: [4]}, True), ({1: [0, 4]}, False)):
+        bits = [bit for _ in range(blocks) for bit in [0, 0]]
+        data = grey_jpeg(across, {0: lengths, 16: {1: [0], 2: [10]}}, bits)
+        assert (tile(data, 1, growth=50) is not None) == sound
+        with Image.open(io.BytesIO(data)) as image:
+            if sound:
+                image.load()
+            else:
+                with pytest.raises(OSError, match="broken data stream"):
+                    image.load()
 
 
 # ---- photographs

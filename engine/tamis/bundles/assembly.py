@@ -26,7 +26,7 @@ from tamis.progress import QUIET, Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Part", "metadata_of", "paths_of", "refuse_inputs", "write_parts"]
+__all__ = ["Part", "metadata_of", "paths_of", "refuse_inputs", "refuse_too_large", "write_parts"]
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,28 @@ def refuse_inputs(out: Path, bundles: Sequence[Bundle]) -> None:
             )
 
 
+def refuse_too_large(bundle: Bundle, sizes: NDArray[np.int64], page_size: int) -> None:
+    """Raise where an example, of (n,) int64 bytes each, is larger than a page.
+
+    Raises:
+        BundleError: One is.
+    """
+    if sizes.max(initial=0) > page_size:
+        raise BundleError(
+            bundle.path,
+            expected="the records of every example in one page",
+            found=f"{sizes.max()} bytes in one example, pages of {page_size}",
+            do="write the bundle again with a larger page size",
+        )
+
+
 def _place(part: Part, writer: BetonWriter) -> NDArray[np.int64]:
     """Offsets and sizes of every payload; the payloads of one example lie in one page."""
     sizes = part.bundle.extents[part.positions, :, 1]
     # An empty payload takes one byte: FFCV's own files let it share its neighbour's pointer.
     room = np.maximum(sizes, 1) if sizes.shape[1] else sizes
     totals = room.sum(axis=1)
-    if totals.max(initial=0) > writer.page_size:
-        raise BundleError(
-            part.bundle.path,
-            expected="the records of every example in one page",
-            found=f"{totals.max()} bytes in one example, pages of {writer.page_size}",
-            do="write the bundle again with a larger page size",
-        )
+    refuse_too_large(part.bundle, totals, writer.page_size)
     extents = np.empty((*sizes.shape, 2), np.int64)
     starts = writer.place(totals)
     extents[..., 0] = starts[:, None] + np.cumsum(room, axis=1) - room

@@ -76,9 +76,9 @@ def convert(
 ) -> ConvertReport:
     """Write a source as a bundle with the fields ``image`` and ``label``.
 
-    JPEGs that need no change are copied byte for byte. The output depends on the source and the
-    settings alone, not on the number of workers nor on interruptions. Memory: O(workers) images,
-    and about 300 bytes per example for the tables.
+    JPEGs that need no change are copied byte for byte, or with ``tiles`` without loss. The output
+    depends on the source and the settings alone, not on the number of workers nor on
+    interruptions. Memory: O(workers) images, and about 300 bytes per example for the tables.
 
     Args:
         source: The images; their position in it is their example id, unless it has its own.
@@ -109,7 +109,9 @@ def convert(
             with (
                 progress.task(f"convert → {out.name}", len(source)) as advance,
                 # Closed here and now, whatever happens: it waits for its threads.
-                closing(encode_all(source, settings, workers or n_cores(), n_resumed)) as records,
+                closing(
+                    encode_all(source, settings, page_size, workers or n_cores(), n_resumed)
+                ) as records,
             ):
                 advance(n_resumed)
                 for position, item, record in records:

@@ -6,7 +6,6 @@ one of them surfaces in the caller at once, where FFCV's writer waits for ever.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,8 +32,6 @@ _RAW_SIDE = 64
 _CHUNK_BYTES = 256 << 10
 _CHUNK_ITEMS = 64
 
-_own = threading.local()  # a tiler for each thread
-
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -47,7 +44,8 @@ class Record:
         data: The bytes.
         checksum: Their xxh3.
         passed_through: Whether they are the source's own bytes.
-        tiled: Whether they are those with restart tiles.
+        tiled: Whether they are the source's own JPEG with restart tiles; one that was encoded here
+            may have them, too.
     """
 
     mode: int
@@ -60,13 +58,14 @@ class Record:
 
 
 def encode_all(
-    source: Source, settings: ConvertSettings, workers: int, start: int = 0
+    source: Source, settings: ConvertSettings, page_size: int, workers: int, start: int = 0
 ) -> Generator[tuple[int, SourceItem, Record | ImageError]]:
     """Encode a source on threads, a bounded number of images ahead.
 
     Args:
         source: The images.
         settings: How they are stored.
+        page_size: Bytes.
         workers: Threads.
         start: The position to start from.
 
@@ -84,7 +83,7 @@ def encode_all(
     with ThreadPoolExecutor(workers, thread_name_prefix="tamis-convert") as pool:
         try:
             for chunk in _chunks(source, start):
-                pending.append((chunk, pool.submit(_encode_chunk, chunk, settings)))
+                pending.append((chunk, pool.submit(_encode_chunk, chunk, settings, page_size)))
                 if len(pending) > 2 * workers:
                     yield from oldest()
             while pending:
@@ -106,26 +105,34 @@ def _chunks(source: Source, start: int) -> Iterator[_Chunk]:
         yield chunk
 
 
-def _encode_chunk(chunk: _Chunk, settings: ConvertSettings) -> list[Record | ImageError]:
-    return [encode(position, item, settings) for position, item in chunk]
+def _encode_chunk(
+    chunk: _Chunk, settings: ConvertSettings, page_size: int
+) -> list[Record | ImageError]:
+    return [encode(position, item, settings, page_size) for position, item in chunk]
 
 
-def encode(position: int, item: SourceItem, settings: ConvertSettings) -> Record | ImageError:
-    """The record of one image, or what is wrong with it."""
+def encode(
+    position: int, item: SourceItem, settings: ConvertSettings, page_size: int
+) -> Record | ImageError:
+    """The record of one image, or what is wrong with it.
+
+    Args:
+        position: Of the image in its source.
+        item: The image.
+        settings: How it is stored.
+        page_size: Bytes; no record outgrows it for tiles.
+    """
     record = _encoded(position, item, settings)
     if settings.tiles and isinstance(record, Record) and record.mode == JPEG_MODE:
-        return _with_tiles(record)
+        return _with_tiles(record, page_size)
     return record
 
 
-def _with_tiles(record: Record) -> Record:
-    from tamis.tiles.transcoding import Tiler  # numba is a second that others need not wait
+def _with_tiles(record: Record, page_size: int) -> Record:
+    from tamis.tiles.transcoding import thread_tiler  # numba is a second that others need not wait
 
-    if not hasattr(_own, "tiler"):
-        _own.tiler = Tiler()
-    tiler: Tiler = _own.tiler
-    data = tiler.tile(np.frombuffer(record.data, np.uint8))
-    if data is None:
+    data = thread_tiler().tile(np.frombuffer(record.data, np.uint8))
+    if data is None or len(data) > page_size:
         return record
     checksum = xxhash.xxh3_64_intdigest(data)
     return replace(

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from tamis.atomic import refuse_missing_folder
 from tamis.bundles.encoding import Record, encode
+from tamis.bundles.layout import MAX_PAGE_SIZE
 from tamis.bundles.settings import ConvertSettings
 from tamis.errors import UsageError
 from tamis.sources.base import Source, SourceItem
@@ -23,6 +26,7 @@ _MEMORY_PER_EXAMPLE = 300
 _MEMORY_BASE = 150 << 20  # Python and its libraries
 # No encoder makes a photograph this much larger; with so much room nothing need be sampled.
 _AMPLE = 8
+_TILER = 15  # bytes that a tiler touches for each of a record
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,26 @@ def estimate(source: Source, settings: ConvertSettings, out: Path, workers: int)
     Raises:
         UsageError: The folder of ``out`` does not exist.
     """
+    if settings.tiles:
+        from tamis.tiles.transcoding import thread_tiler
+
+        thread_tiler().tile(np.zeros(2, np.uint8))  # compiles, once for all images
+    page_size = settings.page_size or MAX_PAGE_SIZE
     start = time.perf_counter()
-    records = [encode(position, item, settings) for position, item in _sample(source)]
+    records = [encode(position, item, settings, page_size) for position, item in _sample(source)]
     seconds = time.perf_counter() - start
     sizes = [len(record.data) for record in records if isinstance(record, Record)]
     pixels = max(
         (record.width * record.height for record in records if isinstance(record, Record)),
         default=0,
     )
+    each = 6 * pixels + (_TILER * max(sizes, default=0) if settings.tiles else 0)
     n = len(source)
     return Estimate(
         n_examples=n,
         bytes=round(sum(sizes) / max(len(sizes), 1) * n) + _TABLE_BYTES * n,
         seconds=seconds / len(records) * n / workers,
-        memory_bytes=_MEMORY_BASE + _MEMORY_PER_EXAMPLE * n + workers * 6 * pixels,
+        memory_bytes=_MEMORY_BASE + _MEMORY_PER_EXAMPLE * n + workers * each,
         free_bytes=_free(out),
         n_sampled=len(records),
     )

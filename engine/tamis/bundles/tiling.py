@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,17 +14,18 @@ import xxhash
 from numpy.typing import NDArray
 
 from tamis.atomic import atomic_path
-from tamis.bundles.assembly import Part, metadata_of, paths_of, refuse_inputs
+from tamis.bundles.assembly import Part, metadata_of, paths_of, refuse_inputs, refuse_too_large
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.layout import JPEG_MODE
 from tamis.bundles.pixels import image_error
 from tamis.bundles.trailer import Trailer
 from tamis.bundles.writer import BetonWriter
 from tamis.devices import n_cores
+from tamis.errors import WorkFailedError, first_line
 from tamis.manifest import Manifest
 from tamis.progress import QUIET, Progress
 from tamis.sources.shared_file import SharedFile
-from tamis.tiles.transcoding import Tiler
+from tamis.tiles.transcoding import thread_tiler
 
 __all__ = ["write_tiled"]
 
@@ -77,7 +77,10 @@ def write_tiled(
         How many images have new bytes.
 
     Raises:
-        BundleError: A record of other bytes than were written, or a parent that changed meanwhile.
+        BundleError: A record of other bytes than were written, an example that does not fit a page,
+            or a parent that changed meanwhile.
+        SourceError: The parent cannot be opened again.
+        WorkFailedError: The parent cannot be read.
         UsageError: ``out`` is the parent, or cannot be written.
     """
     bundle, positions = part.bundle, part.positions
@@ -97,7 +100,9 @@ def write_tiled(
             rows = slice(at, at + len(chunk.records))
             at = rows.stop
             sizes[rows], checksums[rows] = chunk.sizes, chunk.checksums
-            starts[rows] = writer.place(np.array([len(one) for one in chunk.records]))
+            lengths = np.array([len(one) for one in chunk.records])
+            refuse_too_large(bundle, lengths, writer.page_size)
+            starts[rows] = writer.place(lengths)
             writer.write_records(chunk.records, starts[rows])
             n_tiled += chunk.n_tiled
             advance(chunk.n_read)
@@ -138,10 +143,10 @@ def _split(bundle: Bundle, positions: NDArray[np.int64]) -> Iterator[NDArray[np.
 
 
 class _Worker:
-    """Makes chunks, on any number of threads, each with a tiler of its own."""
+    """Makes chunks, on any number of threads."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle, self._file, self._own = bundle, SharedFile(bundle.file), threading.local()
+        self._bundle, self._file = bundle, SharedFile(bundle.file)
         bundle.check_unchanged(bundle.file.stat())
         self._image = bundle.payload_fields.index(bundle.image_field)
         self._is_jpeg = bundle.metadata[f"f{bundle.image_field}"]["mode"] == JPEG_MODE
@@ -150,7 +155,8 @@ class _Worker:
         """Some examples, read, proven and tiled.
 
         Raises:
-            BundleError: A record of other bytes than were written, or a file that changed.
+                BundleError: A record of other bytes than were written.
+            WorkFailedError: The file cannot be read.
         """
         bundle = self._bundle
         records, checksums, n_tiled = [], bundle.checksums[positions], 0
@@ -172,18 +178,20 @@ class _Worker:
         try:
             payloads = [self._file.read(*extent) if extent[1] else b"" for extent in extents]
         except OSError as error:
-            raise self._bundle.changed(str(error)) from error
+            raise WorkFailedError(
+                self._bundle.file,
+                expected=f"the readable records of example {self._bundle.example_ids[position]}",
+                found=first_line(error),
+                do="check the disk, or restore the file",
+            ) from error
         if xxhash.xxh3_64_intdigest(b"".join(payloads)) != checksum:
             raise image_error(self._bundle, position, "other bytes than were written")
         return payloads
 
     def _tiled(self, payloads: list[bytes]) -> bytes | None:
         """The image with tiles; None where it stays as it is, or would outgrow its page."""
-        if not hasattr(self._own, "tiler"):
-            self._own.tiler = Tiler()
-        tiler: Tiler = self._own.tiler
         image = payloads[self._image]
-        tiled = tiler.tile(np.frombuffer(image, np.uint8))
+        tiled = thread_tiler().tile(np.frombuffer(image, np.uint8))
         grown = sum(max(len(payload), 1) for payload in payloads) - len(image)
         if tiled is None or grown + len(tiled) > self._bundle.page_size:
             return None

@@ -109,8 +109,9 @@ class Journal:
         end = begun[2]
         with self.payload.open("rb") as payload:
             for head, rows, after in frames:
-                block = Block(head["consumed"], rows, head["paths"], head["skipped"])
-                if not _is_sound(payload.fileno(), rows):
+                written = np.frombuffer(rows, ROW)
+                block = Block(head["consumed"], written, head["paths"], head["skipped"])
+                if not _is_sound(payload.fileno(), written):
                     break
                 self.blocks.append(block)
                 end = after
@@ -132,7 +133,7 @@ class Journal:
         self._append(head, block.rows.tobytes())
         self.holds_work = True
 
-    def _frames(self) -> Iterator[tuple[dict[str, Any], NDArray[Any], int]]:
+    def _frames(self) -> Iterator[tuple[dict[str, Any], bytes, int]]:
         return _frames(os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0))
 
     def _append(self, head: dict[str, Any], rows: bytes) -> None:
@@ -222,8 +223,11 @@ def _stopped(out: Path, error: OSError, holds_work: bool) -> WorkFailedError:
     )
 
 
-def _frames(data: bytes) -> Iterator[tuple[dict[str, Any], NDArray[Any], int]]:
-    """Head, rows and end of each whole frame, up to the first that is torn."""
+def _frames(data: bytes) -> Iterator[tuple[dict[str, Any], bytes, int]]:
+    """Head, bytes of the rows and end of each whole frame, up to the first that is torn.
+
+    What the rows are is known once the task is compared: another version may have other ones.
+    """
     at = 0
     while at + _FRAME.size <= len(data):
         n_text, n_rows, checksum = _FRAME.unpack_from(data, at)
@@ -232,7 +236,7 @@ def _frames(data: bytes) -> Iterator[tuple[dict[str, Any], NDArray[Any], int]]:
         body = data[start:at]
         if len(body) < n_text + n_rows or xxhash.xxh3_64_intdigest(body) != checksum:
             return
-        yield json.loads(body[:n_text]), np.frombuffer(body[n_text:], ROW), at
+        yield json.loads(body[:n_text]), body[n_text:], at
 
 
 def _is_sound(descriptor: int, rows: NDArray[Any]) -> bool:

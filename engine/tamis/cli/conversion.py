@@ -67,7 +67,7 @@ def convert(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Images → bundle. JPEGs that need no change are copied byte for byte."""
+    """Images → bundle. JPEGs that need no change are copied byte for byte (not with --tiles)."""
     from tamis.bundles.convert import convert as run
     from tamis.bundles.estimate import estimate
     from tamis.bundles.settings import ConvertSettings

@@ -119,7 +119,6 @@ def embed(
                 batch_size=batch_size,
                 backend=loader,
                 on_error=on_error,
-                **chosen.decoding,
                 overwrite=overwrite,
                 resume=resume,
                 cluster=cluster,

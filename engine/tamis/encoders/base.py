@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from tamis.errors import UsageError
+from tamis.loaders.settings import USUAL_DECODING, Decoding
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Encoder", "Preparation", "levels", "unusable"]
 
@@ -27,12 +28,14 @@ class Preparation:
             ``CenterCrop(224)`` show the square of 224 / 256 = 0.875.
         mean: Of each channel, subtracted; in units of 0…255.
         std: Of each channel, divided by; in units of 0…255.
+        decoding: How images become pixels.
     """
 
     resolution: int = 224
     crop_ratio: float = 224 / 256
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    decoding: Decoding = field(default_factory=lambda: USUAL_DECODING)
 
     def __post_init__(self) -> None:
         for name, fits, expected, found in (
@@ -62,6 +65,10 @@ class Encoder(Protocol):
     @property
     def crop_ratio(self) -> float:
         """Side of the centred square that it is shown, by the image's shorter side."""
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the images that it takes become pixels."""
 
     @property
     def mean(self) -> tuple[float, float, float]:

@@ -30,7 +30,7 @@ from tamis.encoders.unfinished import UnfinishedRows, unfinished_rows
 from tamis.errors import UsageError
 from tamis.loaders.batch import Loader, Skipped
 from tamis.loaders.opening import choose_streaming
-from tamis.loaders.settings import OnError, Resample
+from tamis.loaders.settings import OnError
 from tamis.progress import QUIET, Progress
 
 __all__ = ["EmbeddingReport", "embed_bundle", "embed_examples"]
@@ -96,8 +96,6 @@ def embed_bundle(
     batch_size: int = 256,
     backend: str = "auto",
     on_error: OnError = "fail",
-    resample: Resample = "antialias",
-    exact: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     cluster: ClusterOptions | None = None,
@@ -121,8 +119,6 @@ def embed_bundle(
         batch_size: Images a batch.
         backend: See :class:`tamis.encoders.rows.RowSettings`.
         on_error: ``fail``, or ``skip`` damaged examples.
-        resample: How images are resized, and
-        exact: whether at their full size; see :class:`tamis.loaders.settings.LoaderSettings`.
         overwrite: Replace an existing file, and what an interrupted run left.
         resume: Go on with what it left.
         cluster: Embed on a Ray cluster instead, see :mod:`tamis.encoders.on_cluster`: the file's
@@ -137,15 +133,14 @@ def embed_bundle(
         WorkFailedError: The file cannot be written.
     """
     start = time.perf_counter()
-    backend = choose_streaming(device, resample) if backend == "auto" else backend
+    if backend == "auto":
+        backend = choose_streaming(device, encoder.decoding["resample"])
     task = {
         "bundle": bundle.digest,
         "encoder": encoder.provenance(),
         "dtype": dtype,
         "batch_size": batch_size,
         "loader": backend,
-        "resample": resample,
-        "exact": exact,
         "device": device.type,
         "tamis": __version__,
     }
@@ -156,7 +151,7 @@ def embed_bundle(
             found="--loader memory, whose batches close the gaps",
             do="pass --loader ffcv or dali, or leave it out",
         )
-    settings = RowSettings(dtype, batch_size, backend, on_error, resample, exact)
+    settings = RowSettings(dtype, batch_size, backend, on_error)
     header = npy_header((bundle.n_examples, encoder.n_features), dtype)
     with unfinished_rows(out, task, header, overwrite=overwrite, resume=resume) as work:
         n_resumed = work.n_rows

@@ -6,7 +6,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from tamis.devices import autocast
 from tamis.encoders.base import Preparation, unusable
 from tamis.errors import first_line
+from tamis.loaders.settings import Decoding
 
 __all__ = ["NetworkEncoder", "Origin", "quietly", "without_classifier"]
 
@@ -90,6 +92,17 @@ class NetworkEncoder:
         return self._preparation.crop_ratio
 
     @property
+    def decoding(self) -> Decoding:
+        """How images become pixels."""
+        return self._preparation.decoding
+
+    def shown(self, decoding: Decoding) -> NetworkEncoder:
+        """The same with images that become pixels in another way."""
+        other = copy(self)
+        other._preparation = replace(self._preparation, decoding=decoding)
+        return other
+
+    @property
     def mean(self) -> tuple[float, float, float]:
         """Subtracted, in units of 0…255."""
         return self._preparation.mean
@@ -120,6 +133,7 @@ class NetworkEncoder:
             "crop_ratio": self.crop_ratio,
             "mean": list(self.mean),
             "std": list(self.std),
+            **self.decoding,
             "precision": "bfloat16" if low else "float32",
         }
 

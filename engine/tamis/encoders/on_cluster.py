@@ -25,6 +25,7 @@ from tamis.encoders.rows import RowBlock, RowSettings, encoder_loader, row_block
 from tamis.errors import BundleError, WorkFailedError
 from tamis.loaders.base import ScheduledLoader
 from tamis.loaders.schedule import Schedule
+from tamis.loaders.settings import Decoding
 
 __all__ = ["blocks_from_cluster"]
 
@@ -41,6 +42,7 @@ class _Job:
     digest: str
     encoder: Encoder | str
     resolution: int
+    decoding: Decoding
     provenance: dict[str, Any]
     device: str
     settings: RowSettings
@@ -97,6 +99,7 @@ def blocks_from_cluster(
         bundle.digest,
         encoder.spec if by_name else encoder,
         encoder.resolution,
+        encoder.decoding,
         encoder.provenance(),
         device.type,
         settings,
@@ -157,7 +160,9 @@ def _open(job: _Job, threads: int) -> Callable[[_Range], list[RowBlock]]:
     if isinstance(encoder, str):
         # Where the command was called, if it is there: the name may be a relative path.
         with chdir(job.folder) if job.folder.is_dir() else nullcontext():
-            encoder = open_encoder(encoder, device, resolution=job.resolution)
+            encoder = open_encoder(
+                encoder, device, resolution=job.resolution, decoding=job.decoding
+            )
     found = encoder.provenance()
     if differing := [name for name in job.provenance if job.provenance[name] != found.get(name)]:
         raise unusable(

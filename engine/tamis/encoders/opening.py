@@ -14,7 +14,7 @@ from tamis.encoders.timm_models import open_timm
 from tamis.encoders.torch_hub import open_torch_hub
 from tamis.encoders.trained_here import open_run, train_selfsup
 from tamis.errors import UsageError
-from tamis.loaders.settings import OnError
+from tamis.loaders.settings import USUAL_DECODING, Decoding, OnError
 from tamis.progress import QUIET, Progress
 from tamis.training.recipes import Recipe
 from tamis.training.selfsup import SelfsupSettings
@@ -24,7 +24,13 @@ __all__ = ["is_opened_by_name", "open_encoder", "open_or_train"]
 _PIXELS = 32
 
 
-def open_encoder(text: str, device: torch.device, *, resolution: int | None = None) -> Encoder:
+def open_encoder(
+    text: str,
+    device: torch.device,
+    *,
+    resolution: int | None = None,
+    decoding: Decoding = USUAL_DECODING,
+) -> Encoder:
     """Open an encoder.
 
     ========================================  ====================================================
@@ -44,6 +50,7 @@ def open_encoder(text: str, device: torch.device, *, resolution: int | None = No
         text: The spec.
         device: Where the network goes.
         resolution: Side of the images in pixels; None takes the encoder's own.
+        decoding: How images become pixels; for ``tamis`` they do as in its training.
 
     Raises:
         UsageError: Another spec, a library or file that is missing, weights that do not fit.
@@ -51,9 +58,10 @@ def open_encoder(text: str, device: torch.device, *, resolution: int | None = No
     """
     spec = parse_spec(text)
     if spec.kind == "pixels":
-        return PixelEncoder(_PIXELS if resolution is None else resolution, device)
+        return PixelEncoder(_PIXELS if resolution is None else resolution, device, decoding)
+    if spec.kind == "tamis":
+        return open_run(spec, device, resolution)
     openers = {
-        "tamis": open_run,
         "file": open_file,
         "timm": open_timm,
         "open_clip": open_open_clip,
@@ -61,7 +69,7 @@ def open_encoder(text: str, device: torch.device, *, resolution: int | None = No
     }
     if spec.kind not in openers:
         raise _no_network(spec)
-    return openers[spec.kind](spec, device, resolution)
+    return openers[spec.kind](spec, device, resolution).shown(decoding)
 
 
 def is_opened_by_name(text: str) -> bool:
@@ -88,7 +96,8 @@ def open_or_train(
         text: The spec.
         bundle: What ``selfsup`` is trained on.
         device: Where the network goes.
-        recipe: Of ``selfsup``; its resolution is also what ``pixels`` takes.
+        recipe: Of ``selfsup``; its resolution is also what ``pixels`` takes, and how its images
+            become pixels holds for all but ``tamis``.
         selfsup: Of ``selfsup``.
         resolution: See :func:`open_encoder`.
         seed: Of ``selfsup``, as all that follows.
@@ -103,7 +112,7 @@ def open_or_train(
     kind = parse_spec(text).kind
     if kind != "selfsup":
         side = recipe.resolution if kind == "pixels" and resolution is None else resolution
-        return open_encoder(text, device, resolution=side)
+        return open_encoder(text, device, resolution=side, decoding=recipe.decoding)
     if resolution is not None:
         raise unusable(
             text,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tamis import __version__
 from tamis.encoders.base import Preparation
+from tamis.loaders.settings import USUAL_DECODING, Decoding
 
 __all__ = ["PixelEncoder"]
 
@@ -21,10 +22,12 @@ class PixelEncoder:
     Attributes:
         resolution: Side in pixels.
         device: Where rows are made.
+        decoding: How images become pixels.
     """
 
     resolution: int
     device: torch.device
+    decoding: Decoding = field(default_factory=lambda: USUAL_DECODING)
 
     spec = "pixels"
     crop_ratio = 1.0
@@ -52,6 +55,7 @@ class PixelEncoder:
             "crop_ratio": self.crop_ratio,
             "mean": list(self.mean),
             "std": list(self.std),
+            **self.decoding,
             "precision": "float32",
         }
 

@@ -16,7 +16,7 @@ from tamis.bundles.bundle import Bundle
 from tamis.encoders.base import Encoder, unusable
 from tamis.loaders.batch import Batch, Loader, Skipped
 from tamis.loaders.opening import choose_streaming, open_loader
-from tamis.loaders.settings import OnError, Resample
+from tamis.loaders.settings import OnError
 from tamis.progress import QUIET, Progress
 
 __all__ = ["Dtype", "RowBlock", "RowSettings", "encoder_loader", "features_of", "row_blocks"]
@@ -34,16 +34,12 @@ class RowSettings:
         backend: See :func:`tamis.loaders.opening.open_loader`; ``auto`` streams, since one pass
             does not pay for decoding everything first.
         on_error: ``fail``, or ``skip`` damaged examples.
-        resample: How images are resized, and
-        exact: whether at their full size; see :class:`tamis.loaders.settings.LoaderSettings`.
     """
 
     dtype: Dtype = "float32"
     batch_size: int = 256
     backend: str = "auto"
     on_error: OnError = "fail"
-    resample: Resample = "antialias"
-    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,18 +82,19 @@ def encoder_loader(
         BundleError: As there.
     """
     backend = settings.backend
+    if backend == "auto":
+        backend = choose_streaming(device, encoder.decoding["resample"])
     return open_loader(
         bundle,
         batch_size=settings.batch_size,
         resolution=encoder.resolution,
-        backend=choose_streaming(device, settings.resample) if backend == "auto" else backend,
+        backend=backend,
         center_ratio=encoder.crop_ratio,
         selection=selection,
         on_error=settings.on_error,
-        resample=settings.resample,
-        exact=settings.exact,
         device=device,
         progress=progress,
+        **encoder.decoding,
     )
 
 

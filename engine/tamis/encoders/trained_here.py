@@ -15,7 +15,7 @@ from tamis.encoders.base import Preparation, unusable
 from tamis.encoders.network import NetworkEncoder, Origin
 from tamis.encoders.spec import EncoderSpec
 from tamis.loaders.opening import open_loader
-from tamis.loaders.settings import OnError
+from tamis.loaders.settings import Decoding, OnError
 from tamis.models.network import Network
 from tamis.models.weights import weights_digest
 from tamis.progress import QUIET, Progress
@@ -44,7 +44,7 @@ def open_run(spec: EncoderSpec, device: torch.device, resolution: int | None) ->
             do="leave --resolution out",
         )
     labels_used = checkpoint.objective == "supervised"
-    preparation = _preparation(trained_at, checkpoint.center_ratio)
+    preparation = _preparation(trained_at, checkpoint.center_ratio, checkpoint.decoding)
     return _encoder(spec.text, model, device, preparation, labels_used=labels_used)
 
 
@@ -100,7 +100,7 @@ def selfsup_encoder(
 ) -> NetworkEncoder:
     """The encoder around what :func:`tamis.training.selfsup.train_encoder` gave for these."""
     training = {"recipe_digest": recipe.digest, "selfsup": asdict(settings), "seed": seed}
-    preparation = _preparation(recipe.resolution, 1.0)
+    preparation = _preparation(recipe.resolution, 1.0, recipe.decoding)
     return _encoder("selfsup", model, device, preparation, labels_used=False, training=training)
 
 
@@ -117,9 +117,9 @@ def _encoder(
     return NetworkEncoder(origin, _Penultimate(model), preparation, device)
 
 
-def _preparation(side: int, center_ratio: float) -> Preparation:
+def _preparation(side: int, center_ratio: float, decoding: Decoding) -> Preparation:
     """The network normalises by itself."""
-    return Preparation(side, center_ratio, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Preparation(side, center_ratio, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), decoding)
 
 
 class _Penultimate(nn.Module):

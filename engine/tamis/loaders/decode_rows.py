@@ -93,12 +93,12 @@ def _show_jpeg(
 ):
     """Decode what a box needs of a JPEG, and resize it."""
     address = data.ctypes.data + start
+    denominator = _fraction(box, out.shape[0], out.shape[1], exact or by_area)
     # What is not proven is decoded whole: damage beside the box is damage, too.
     if proven:
-        n = splice(data, start, size, box, tiles, region)
+        n = splice(data, start, size, box, denominator, tiles, region)
         if n:
             address, size = tiles.ctypes.data, n
-    denominator = _fraction(box, out.shape[0], out.shape[1], exact)
     found = _decode_jpeg(handle, address, size, region, denominator, proven, pixels)
     if found == FINE:
         part = (
@@ -142,7 +142,7 @@ def decode_rows(first, handle, records, proven, boxes, flips, exact, by_area, pi
         box, flip, to = boxes[row], flips[row], out[row]
         start, size = starts[row], sizes[row]
         if modes[row] == RAW_MODE:
-            if size != 3 * width * height:
+            if size == 0 or size != 3 * width * height:
                 return row, BAD_RAW
             part = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
             resample_into(data, start, (height, width), part, flip, by_area, to)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tamis.images import MAX_PIXELS
 from tamis.loaders.decode_rows import BAD_RAW, FINE, NO_HEADER, OTHER_SIZE, TOO_LARGE, decode_rows
 from tamis.loaders.settings import Resample
-from tamis.loaders.tile_splicing import SPLICED_BYTES
 from tamis.loaders.turbojpeg import Decompressor
 
 __all__ = ["Decoder", "Failure", "Records"]
@@ -98,7 +97,7 @@ class Decoder:
         largest = 3 * int(pixels[pixels <= MAX_PIXELS].max(initial=0))
         if largest > len(self._pixels):
             self._pixels = np.empty(largest, np.int8)
-        longest = int(records.sizes.max(initial=0)) + SPLICED_BYTES
+        longest = int(records.sizes.max(initial=0))
         if longest > len(self._tiles):
             self._tiles = np.empty(longest, np.int8)
         arrays = (

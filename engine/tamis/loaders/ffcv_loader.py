@@ -26,7 +26,7 @@ _EXAMPLES_ASKED = 256
 
 
 class FFCVLoader(StreamingLoader):
-    """Batches by FFCV's way of decoding: libturbojpeg and area resizing in compiled threads.
+    """Batches by FFCV's way of decoding: libturbojpeg and resizing in compiled threads.
 
     FFCV's format and native library, without its Python: nothing is compiled for each loader, and
     each record is read, proven by its checksum (where the bundle has them), decoded and checked.

@@ -134,9 +134,9 @@ def load_image_set(
 class MemoryLoader(ScheduledLoader):
     """Batches of an :class:`ImageSet`, augmented on its device.
 
-    Where the set's images are as large as the batches', all loaders of a bundle show the same
-    pixels. Random crops, and batches of another size, are cut from the set's squares (FFCV and
-    DALI cut them from whole images).
+    Where the set's images are as large as the batches', it shows the pixels of
+    :class:`tamis.loaders.ffcv_loader.FFCVLoader`. Random crops, and batches of another size, are
+    cut from the set's squares (FFCV and DALI cut them from whole images).
 
     Args:
         image_set: The examples.

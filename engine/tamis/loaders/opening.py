@@ -38,7 +38,7 @@ def fits_in_memory(n_examples: int, resolution: int, device: torch.device) -> bo
 
 
 def choose_backend(
-    n_examples: int, resolution: int, device: torch.device, resample: Resample = "antialias"
+    n_examples: int, resolution: int, device: torch.device, resample: Resample
 ) -> str:
     """What ``auto`` is: memory where the decoded set fits, else what streams."""
     if fits_in_memory(n_examples, resolution, device):
@@ -46,7 +46,7 @@ def choose_backend(
     return choose_streaming(device, resample)
 
 
-def choose_streaming(device: torch.device, resample: Resample = "antialias") -> str:
+def choose_streaming(device: torch.device, resample: Resample) -> str:
     """DALI for a GPU, where it is installed and resizes as is asked for, else ffcv."""
     fits = device.type == "cuda" and resample == "antialias" and _has_dali()
     return "dali" if fits else "ffcv"
@@ -95,7 +95,8 @@ def open_loader(
         selection: (k,) int64 example ids, all others are left out; None for all.
         on_error: ``fail``, or ``skip`` damaged examples.
         resample: ``antialias`` or ``area``; DALI knows no areas.
-        exact: Decode JPEGs at their full size, however small they are shown; DALI always does.
+        exact: Decode JPEGs at their full size, however small they are shown; DALI always does. Of a
+            set that was decoded before, neither says how: that was decided then.
         device: Where batches go.
         workers: Threads that decode and augment; None takes all cores.
         progress: Told of decoding into memory.

@@ -33,9 +33,9 @@ def _area_weights(low, high, n_in, scale, weights):
 
 
 @njit(nogil=True, error_model="numpy")
-def _triangle_weights(centre, least, most, support, weights):
-    """Of the output around ``centre``, from the inputs ``least`` to ``most``; as torch's kernel."""
-    first = max(int(centre - support + 0.5), least)
+def _triangle_weights(centre, most, support, weights):
+    """Of the output around ``centre``, from the first ``most`` inputs; as torch's kernel."""
+    first = max(int(centre - support + 0.5), 0)
     last = min(int(centre + support + 0.5), most)
     total = 0.0
     for k in range(last - first):
@@ -54,8 +54,10 @@ def _taps(n_in, begin, extent, n_out, by_area):
     The outputs share ``extent`` inputs from ``begin`` on, which need not be whole numbers; what
     lies outside is not looked at, but for the rest of a pixel that is partly inside.
     """
-    scale = extent / n_out
-    least, most = int(begin), min(int(np.ceil(begin + extent)), n_in)
+    scale, whole = extent / n_out, int(begin)
+    # From within the first pixel on, wherever that is: every part of an image rounds alike.
+    begin -= whole
+    most = min(int(np.ceil(begin + extent)), n_in - whole)
     support = max(scale, 1.0)
     start, count, largest = np.empty(n_out, np.int64), np.empty(n_out, np.int64), 0
     weights = np.zeros((n_out, int(2 * support) + 3), np.float32)
@@ -66,8 +68,8 @@ def _taps(n_in, begin, extent, n_out, by_area):
         else:
             # A triangle of one pixel is what interpolation is.
             centre = begin + (out + 0.5) * scale
-            found = _triangle_weights(centre, least, most, support, weights[out])
-        start[out], count[out] = found
+            found = _triangle_weights(centre, most, support, weights[out])
+        start[out], count[out] = found[0] + whole, found[1]
         largest = max(largest, count[out])
     return start, count, weights, largest
 

@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 from tamis.errors import UsageError
 
 __all__ = [
+    "USUAL_DECODING",
     "Augmentation",
     "Decoding",
     "LoaderSettings",
@@ -27,6 +28,9 @@ class Decoding(TypedDict):
 
     resample: Resample
     exact: bool
+
+
+USUAL_DECODING: Decoding = {"resample": "antialias", "exact": False}
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,9 @@ class LoaderSettings:
         on_error: ``skip`` leaves a damaged example out of its batch and notes it.
         resample: ``antialias`` resizes by triangles, as torchvision, Pillow and DALI do; ``area``
             as FFCV does.
-        exact: Decode JPEGs at their full size. Else those that are shown far smaller are decoded
-            at 1/2, 1/4 or 1/8 of it, which is faster and off by a level or two.
+        exact: Decode JPEGs at their full size. Else those that are shown far smaller, by triangles,
+            are decoded at 1/2, 1/4 or 1/8 of it, which is faster and off by a level or two. Areas
+            are always exact; so is DALI.
     """
 
     batch_size: int

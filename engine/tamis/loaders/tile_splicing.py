@@ -2,8 +2,8 @@
 
 Between restart markers nothing depends on what came before, so that any rectangle of tiles is a
 JPEG of its own once its header says the smaller size and its markers count from 0 again. What it
-decodes to is, inside the box, what the whole image decodes to: chroma is interpolated from pixels
-that are at most one away, and the rectangle is that of the box grown by ``_MARGIN``.
+decodes to is, inside the box, what the whole image decodes to: colours are interpolated from
+neighbours, and the rectangle is that of the box grown by what they may be away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from numba import njit, types
 
 from tamis.tiles.layout import (
-    COMPONENTS,
     FRAME,
     HEIGHT,
     INTERVAL,
@@ -26,12 +25,12 @@ from tamis.tiles.layout import (
     find_layout,
 )
 
-__all__ = ["SPLICED_BYTES", "splice"]
+__all__ = ["splice"]
 
-SPLICED_BYTES = 2
-"""How much longer than its record a spliced JPEG may be: it ends with a marker of its own."""
-
-_MARGIN = 2  # pixels
+# Pixels of what is decoded, of which one of a colour may be two wide.
+_MARGIN = 2
+# libjpeg-turbo interpolates no colours of images so narrow, in the same pixels.
+_NARROW = 4
 _MARKER, _RST0, _EOI = 0xFF, 0xD0, 0xD9
 _memchr: Any = types.ExternalFunction("memchr", types.int64(types.int64, types.int32, types.int64))
 # Slices that are assigned take numba seconds to compile.
@@ -39,10 +38,10 @@ _memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.i
 
 
 @njit(nogil=True, error_model="numpy")
-def _tile_range(begin, extent, size, tile):
+def _tile_range(begin, extent, size, tile, margin):
     """The first and last tile of an axis under a box, and how many there are in all."""
-    first = max(begin - _MARGIN, 0) // tile
-    last = (min(begin + extent + _MARGIN, size) - 1) // tile
+    first = max(begin - margin, 0) // tile
+    last = (min(begin + extent + margin, size) - 1) // tile
     return first, last, -(-size // tile)
 
 
@@ -89,7 +88,7 @@ def _copy_tiles(record, layout, rows, columns, n_across, out, at):
 
 
 @njit(nogil=True, error_model="numpy")
-def splice(data, start, size, box, out, region):
+def splice(data, start, size, box, denominator, out, region):
     """Copy what a box needs of a record.
 
     Args:
@@ -97,7 +96,8 @@ def splice(data, start, size, box, out, region):
         start: Its first byte there.
         size: Its bytes.
         box: (4,) int64: top, left, height and width in pixels, inside the image.
-        out: (≥ size + ``SPLICED_BYTES``,) int8, written to.
+        denominator: Of the size at which it will be decoded.
+        out: (≥ size,) int8, written to.
         region: (4,) int64: the whole image, as the bundle has it; where it is spliced, written to:
             which part of it ``out`` shows.
 
@@ -108,30 +108,30 @@ def splice(data, start, size, box, out, region):
     layout = np.empty(N_FIELDS, np.int64)
     if not find_layout(data, start, size, layout):
         return 0
-    colour = layout[COMPONENTS] == 3
-    unit_width = 8 * layout[SAMPLE_H] if colour else 8
-    unit_height = 8 * layout[SAMPLE_V] if colour else 8
     width, height, interval = layout[WIDTH], layout[HEIGHT], layout[INTERVAL]
     if width != region[3] or height != region[2]:
         return 0
+    unit_width, unit_height = 8 * layout[SAMPLE_H], 8 * layout[SAMPLE_V]
     if interval == 0 or -(-width // unit_width) % interval != 0:
         return 0
-    tile = interval * unit_width
-    top, bottom, n_down = _tile_range(box[0], box[2], height, unit_height)
-    left, right, n_across = _tile_range(box[1], box[3], width, tile)
+    tile, margin = interval * unit_width, _MARGIN * denominator
+    top, bottom, n_down = _tile_range(box[0], box[2], height, unit_height, margin)
+    left, right, n_across = _tile_range(box[1], box[3], width, tile, margin)
+    end_of_tiles = min((right + 1) * tile, width)
+    while left > 0 and end_of_tiles - left * tile <= _NARROW * denominator:
+        left -= 1
     if top == 0 and left == 0 and bottom == n_down - 1 and right == n_across - 1:
         return 0
-    region[0], region[1] = top * unit_height, left * tile
-    region[2] = min((bottom + 1) * unit_height, height) - region[0]
-    region[3] = min((right + 1) * tile, width) - region[1]
-    record = data[start : start + size]
-    header = layout[SCAN]
+    record, header = data[start : start + size], layout[SCAN]
     _memcpy(out.ctypes.data, record.ctypes.data, header)
+    high = min((bottom + 1) * unit_height, height) - top * unit_height
+    wide = end_of_tiles - left * tile
     sizes = out[layout[FRAME] + 5 : layout[FRAME] + 9]
-    sizes[0], sizes[1] = np.uint8(region[2] >> 8), np.uint8(region[2] & 255)
-    sizes[2], sizes[3] = np.uint8(region[3] >> 8), np.uint8(region[3] & 255)
+    sizes[0], sizes[1] = np.uint8(high >> 8), np.uint8(high & 255)
+    sizes[2], sizes[3] = np.uint8(wide >> 8), np.uint8(wide & 255)
     end = _copy_tiles(record, layout, (top, bottom), (left, right), n_across, out, header)
     if end == 0:
         return 0
+    region[0], region[1], region[2], region[3] = top * unit_height, left * tile, high, wide
     out[end], out[end + 1] = np.uint8(_MARKER), np.uint8(_EOI)
     return end + 2

@@ -54,7 +54,9 @@ class Context:
         self.backend = settings.loader
         if self.backend == "auto":
             n_images = bundle.n_examples + (test.n_examples if test else 0)
-            self.backend = choose_backend(n_images, settings.recipe.resolution, device)
+            self.backend = choose_backend(
+                n_images, settings.recipe.resolution, device, settings.recipe.resample
+            )
         self._sets: dict[str, ImageSet] = {}
         self.skipped: tuple[Skipped, ...] = ()
         self.positions = np.arange(bundle.n_examples)  # of the examples that are scored
@@ -85,8 +87,8 @@ class Context:
             "bundle": self.bundle.digest,
             "examples": hashlib.sha256(self.positions.tobytes()).hexdigest(),
             "recipe": asdict(self.settings.recipe),
-            # DALI's filter gives slightly other pixels than the other loaders, which agree.
-            "pixels": "dali" if self.backend == "dali" else "area",
+            # DALI decodes slightly other pixels than the other loaders, which agree.
+            "pixels": "dali" if self.backend == "dali" else "libjpeg-turbo",
             **self.machine(),
         }
 

@@ -96,11 +96,7 @@ class EmbeddingWork:
                 context.bundle,
                 self._encoder,
                 context.device,
-                RowSettings(
-                    backend=self._backend,
-                    on_error=context.settings.on_error,
-                    **context.settings.recipe.decoding,
-                ),
+                RowSettings(backend=self._backend, on_error=context.settings.on_error),
                 selection=context.ids,
                 progress=context.progress,
             )
@@ -128,7 +124,6 @@ class EmbeddingWork:
                 context.device,
                 backend=self._backend,
                 on_error=context.settings.on_error,
-                **context.settings.recipe.decoding,
                 overwrite=not resume,
                 resume=resume,
                 cluster=cluster,
@@ -173,7 +168,9 @@ class EmbeddingWork:
                 seed=settings.seed,
             )
         side = settings.recipe.resolution if self._spec.kind == "pixels" else None
-        return open_encoder(settings.encoder, context.device, resolution=side)
+        return open_encoder(
+            settings.encoder, context.device, resolution=side, decoding=settings.recipe.decoding
+        )
 
     def _selfsup_network(self) -> Network:
         """Trained once on the examples that are scored, then kept."""

@@ -214,7 +214,7 @@ def measure_cost(
     None where an encoder's network was not measured.
     """
     n, recipe = bundle.n_examples, settings.recipe
-    in_memory = choose_backend(n, recipe.resolution, device) == "memory"
+    in_memory = choose_backend(n, recipe.resolution, device, recipe.resample) == "memory"
     one = _Seconds(n, settings, measure_speed(bundle, recipe, device, in_memory))
     members = (recipe.epochs + 1) // 2
     by_needs: dict[Needs, float | None] = {

@@ -128,6 +128,6 @@ def _memory(sweep: Sweep, device: torch.device | None) -> int:
         sides = (recipe.resolution, recipe.test_side)
         streams = bool(recipe.start_resolution) or recipe.random_crop
         where = device or torch.device("cpu")
-        if not streams and choose_backend(sum(n), max(sides), where) == "memory":
+        if not streams and choose_backend(sum(n), max(sides), where, recipe.resample) == "memory":
             total += sum(3 * side**2 * count for side, count in zip(sides, n, strict=True))
     return total

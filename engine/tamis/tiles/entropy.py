@@ -335,15 +335,14 @@ def _put(stretch, at, bits, count, word, value):
 @njit(nogil=True, error_model="numpy")
 def _stuff(stretch, n, out, at, limit):
     """Append ``n`` bytes to ``out``, zeros behind those of FF; where they end, or -1: too far."""
-    if at + n > limit:
-        return -1
     for k in range(n):
+        # Room for a byte and a zero: any number of them may come before the last.
+        if at + 2 > limit:
+            return -1
         byte = stretch[_U(k)]
         out[_U(at)] = byte
         at += 1
         if byte == -1:
-            if at >= limit:
-                return -1
             out[_U(at)] = 0
             at += 1
     return at

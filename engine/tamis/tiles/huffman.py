@@ -52,7 +52,8 @@ def _read_table(record, at, end, counts, symbols):
         counts[row, length] = count
         total += count
         code = 2 * code + count
-        if code > 1 << length:  # more codes than there are
+        # More codes than there are, or one of ones alone, which decoders refuse.
+        if code > 1 << length or (count > 0 and code == 1 << length):
             return -1
     at += 1 + _MAX_LENGTH
     if total > symbols.shape[1] or at + total > end:

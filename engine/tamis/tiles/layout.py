@@ -54,8 +54,10 @@ def _pair(data, at):
 
 @njit(nogil=True, error_model="numpy")
 def _read_frame(data, at, length, layout):
+    if length < 8:
+        return False
     n = _byte(data, at + 9)
-    if length < 8 or _byte(data, at + 4) != 8 or (n != 1 and n != 3) or length != 8 + 3 * n:
+    if _byte(data, at + 4) != 8 or (n != 1 and n != 3) or length != 8 + 3 * n:
         return False
     layout[HEIGHT], layout[WIDTH] = _pair(data, at + 5), _pair(data, at + 7)
     layout[COMPONENTS] = n
@@ -112,7 +114,7 @@ def find_layout(data, start, size, layout):
         if _byte(record, at) != 0xFF or length < 2 or at + 2 + length > size:
             return False
         if marker == _SOF0:
-            if layout[FRAME] >= 0 or length < 8 or not _read_frame(record, at, length, layout):
+            if layout[FRAME] >= 0 or not _read_frame(record, at, length, layout):
                 return False
             layout[FRAME] = at
         elif marker == _DRI:
@@ -121,7 +123,7 @@ def find_layout(data, start, size, layout):
             layout[INTERVAL] = _pair(record, at + 4)
         elif marker == _SOS:
             layout[SCAN] = at + 2 + length
-            return length >= 6 and _is_one_scan(record, at, length, layout)
+            return _is_one_scan(record, at, length, layout)
         elif not (marker in (_DHT, _DQT, _COM) or _APP0 <= marker <= _APP15):
             return False
         at += 2 + length

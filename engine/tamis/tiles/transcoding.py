@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,13 +11,16 @@ from tamis.tiles.entropy import BLOCK_BYTES, BLOCKS_PER_BYTE, Decoding, Symbols
 from tamis.tiles.huffman import LOOKAHEAD, N_TABLES
 from tamis.tiles.retiling import BROKEN, HEADER_BYTES, STAYS, Scratch, retile
 
-__all__ = ["MAX_GROWTH", "MIN_BYTES", "Tiler"]
+__all__ = ["MAX_BYTES", "MAX_GROWTH", "MIN_BYTES", "Tiler", "thread_tiler"]
 
 MIN_BYTES = 250
 """What a tile should have on the average: shorter ones cost more bytes than they save decoding."""
 
 MAX_GROWTH = 1.03
 """Of a record; one that would grow further stays as it is."""
+
+MAX_BYTES = 64 << 20
+"""Of a record; no photograph is larger, and a tiler takes 80 times as much."""
 
 
 class Tiler:
@@ -46,12 +51,15 @@ class Tiler:
 
         Returns:
             The new record, or None where it stays as it is: it is no sound baseline JPEG from its
-            first byte to its last, or is tiled already, or is too small, or would grow too much.
+            first byte to its last, or is tiled already, or is too small or too large, or would
+            grow too much.
 
         Raises:
             RuntimeError: What was written does not read as the same symbols; never.
         """
         n = len(record)
+        if n > MAX_BYTES:
+            return None
         if n > len(self._record):
             capacity = max(n, 3 * len(self._record) // 2)
             self._record = np.empty(capacity, np.int8)
@@ -95,3 +103,14 @@ def _make_symbols(size: int) -> Symbols:
         np.empty(n + 64, np.uint32),
         np.empty((4, 256), np.int64),
     )
+
+
+_own = threading.local()
+
+
+def thread_tiler() -> Tiler:
+    """The calling thread's own tiler."""
+    if not hasattr(_own, "tiler"):
+        _own.tiler = Tiler()
+    tiler: Tiler = _own.tiler
+    return tiler

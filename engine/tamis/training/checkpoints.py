@@ -11,6 +11,7 @@ import torch
 
 from tamis.atomic import atomic_path
 from tamis.errors import BundleError, first_line
+from tamis.loaders.settings import USUAL_DECODING, Decoding
 from tamis.models.network import Network
 from tamis.models.registry import build_network
 from tamis.models.weights import UNREADABLE
@@ -32,12 +33,14 @@ class Checkpoint:
         objective: ``selfsup`` saw no labels.
         resolution: Side in pixels of the images that it is to be shown.
         center_ratio: Side of their centred square by the shorter side.
+        decoding: How they become pixels.
     """
 
     model: Network
     objective: Objective
     resolution: int
     center_ratio: float
+    decoding: Decoding
 
 
 def write_run(out: Path, record: RunRecord | SelfsupRecord, model: Network) -> None:
@@ -51,6 +54,7 @@ def write_run(out: Path, record: RunRecord | SelfsupRecord, model: Network) -> N
         "objective": objective,
         "resolution": (tested and recipe["test_resolution"]) or recipe["resolution"],
         "center_ratio": recipe["center_ratio"] if tested else 1.0,
+        "decoding": {name: recipe[name] for name in USUAL_DECODING},
     }
     with atomic_path(out / "model.pt", overwrite=True) as partial:
         torch.save(content, partial)
@@ -72,6 +76,8 @@ def load_checkpoint(run_dir: Path, device: torch.device) -> Checkpoint:
         # Checkpoints of the first version have it with the network alone.
         resolution = int(raw["resolution"] if "resolution" in raw else model.config["resolution"])
         center_ratio = float(raw.get("center_ratio", 1.0))
+        # Before there was a choice, areas it was.
+        decoding: Decoding = raw.get("decoding", {"resample": "area", "exact": True})
     except UNREADABLE as error:
         raise BundleError(
             run_dir,
@@ -79,4 +85,4 @@ def load_checkpoint(run_dir: Path, device: torch.device) -> Checkpoint:
             found=first_line(error),
             do="give the --out folder of a finished: tamis train",
         ) from error
-    return Checkpoint(model.to(device).eval(), objective, resolution, center_ratio)
+    return Checkpoint(model.to(device).eval(), objective, resolution, center_ratio, decoding)

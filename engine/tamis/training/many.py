@@ -140,7 +140,7 @@ class Trainer:
         side = max(recipe.resolution, recipe.test_side)
         if side not in self._fits:  # asked once: later the sets themselves take the room
             n = sum(bundle.n_examples for bundle in self._bundles)
-            self._fits[side] = choose_backend(n, side, self._device) == "memory"
+            self._fits[side] = choose_backend(n, side, self._device, recipe.resample) == "memory"
         return bool(recipe.start_resolution) or recipe.random_crop or not self._fits[side]
 
     def _images(

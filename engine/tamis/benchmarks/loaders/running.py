@@ -151,7 +151,8 @@ def bench_loaders(
         if size.cold_bytes and {"ffcv", "plain FFCV"} <= set(names):
             report.rows.extend(cold_rows(images, work, size.cold_bytes, size.repetitions, progress))
         if not small and top is not None and {"ffcv", "plain FFCV"} <= set(names):
-            report.rows.extend(tile_rows(images, task, work, size.repetitions, progress))
+            rows_of_tiles = tile_rows(images, task, work, size.repetitions, left_out, progress)
+            report.rows.extend(rows_of_tiles)
         if not small and "ffcv" in names:
             report.rows.extend(scoring_rows(images, size.side, progress))
     return report

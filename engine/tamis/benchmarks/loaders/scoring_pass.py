@@ -34,7 +34,7 @@ def scoring_rows(images: Bundle, side: int, progress: Progress) -> Iterator[Row]
     ids = images.example_ids[: _BATCH * _MOST_BATCHES]
     loader = open_loader(
         images,
-        backend=choose_streaming(device),
+        backend=choose_streaming(device, "antialias"),
         batch_size=_BATCH,
         resolution=side,
         device=device,

@@ -48,7 +48,12 @@ class _Work:
 
 
 def tile_rows(
-    images: Bundle, task: Task, work: Path, repetitions: int, progress: Progress
+    images: Bundle,
+    task: Task,
+    work: Path,
+    repetitions: int,
+    left_out: list[str],
+    progress: Progress,
 ) -> Iterator[Row]:
     """Rewriting a bundle with tiles, and going through it with and without them.
 
@@ -57,14 +62,18 @@ def tile_rows(
         task: Of them, as the other loaders are given it.
         work: A folder with room for the images once more.
         repetitions: Epochs of each; the median counts.
+        left_out: Told why nothing is measured, where the images have tiles or can have none.
         progress: Told of every epoch.
     """
     tiled = work / "tiled.beton"
     Tiler().tile(images.image_record(0)[3])  # compiled once
     start = time.perf_counter()
     part = Part(images, np.arange(images.n_examples))
-    write_tiled(part, tiled, Manifest("cut"), workers=1, progress=progress)
+    n_tiled = write_tiled(part, tiled, Manifest("cut"), workers=1, progress=progress)
     rate = images.n_examples / (time.perf_counter() - start)
+    if 2 * n_tiled < images.n_examples:
+        left_out.append(f"tiles: {n_tiled} of {images.n_examples} images could be given some")
+        return
     yield Row("cut --tiles, one thread", rate, "images/s", goal=_GOAL_RATE)
     before, after = (int(b.extents[..., 1].sum()) for b in (images, open_bundle(tiled)))
     yield Row(
