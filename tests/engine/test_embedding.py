@@ -35,6 +35,7 @@ from tamis.encoders.rows import RowSettings, encoder_loader
 from tamis.encoders.unfinished import left_behind
 from tamis.errors import BundleError, ScoreTableError, TamisError, UsageError, WorkFailedError
 from tamis.images import decode_any
+from tamis.loaders.settings import Decoding, Resample
 from tamis.progress import Advance
 from tamis.sources.opening import open_source
 
@@ -526,7 +527,8 @@ def test_photographs_are_prepared_as_for_imagenet(real_data: Path, tmp_path: Pat
     with quietly():
         torch.jit.save(torch.jit.script(net), tmp_path / "net.pt")
     found = {}
-    for how in ("antialias", "area"):
+    hows: tuple[Resample, ...] = ("antialias", "area")
+    for how in hows:
         decoding: Decoding = {"resample": how, "exact": False}
         encoder = open_encoder(f"file:{tmp_path / 'net.pt'}", CPU, decoding=decoding)
         embed(bundle, encoder, tmp_path / f"{how}.npy", batch_size=32)
