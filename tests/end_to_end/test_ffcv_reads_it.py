@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from ffcv_bundles import N_PAGES, pages
 from ffcv_reading import epoch
+from sample_images import jpeg_bytes, picture
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
 from tamis.bundles.merge import merge
@@ -22,6 +24,7 @@ from tamis.bundles.opening import open_bundle
 from tamis.bundles.settings import ConvertSettings
 from tamis.bundles.shard import shard
 from tamis.sources.bundle_images import open_bundle_images
+from tamis.sources.opening import open_source
 
 KEPT = np.random.default_rng(5).permutation(N_PAGES)[:170]
 
@@ -110,3 +113,23 @@ def test_distributed_samplers(written: dict[str, Path], tmp_path: Path, order: s
     labels: list[list[int]] = [json.loads(rank.communicate(timeout=120)[0]) for rank in ranks]
     assert [len(part) for part in labels] == [85, 85]
     assert Counter(labels[0] + labels[1]) == Counter(KEPT.tolist())
+
+
+def test_images_with_tiles_are_the_same(tmp_path: Path) -> None:
+    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
+
+    for i in range(6):
+        file = tmp_path / "images" / str(i) / "x.jpg"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(jpeg_bytes(Image.fromarray(picture(320, 240, i)), subsampling=i % 3))
+    convert(open_source(str(tmp_path / "images")), tmp_path / "parent.beton")
+    parent = open_bundle(tmp_path / "parent.beton")
+    assert cut(parent, tmp_path / "tiled.beton", parent.example_ids, tiles=True).n_tiled == 6
+    before, after = (
+        decoded(tmp_path / f"{name}.beton", CenterCropRGBImageDecoder((100, 100), ratio=1))
+        for name in ("parent", "tiled")
+    )
+    assert [label for label, _ in before] == [label for label, _ in after] == list(range(6))
+    for (_, one), (_, other) in zip(before, after, strict=True):
+        assert one.std() > 5
+        assert np.array_equal(one, other)
