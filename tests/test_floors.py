@@ -34,6 +34,7 @@ FLOORS = {
     "tamis.cluster": 9,
     "tamis.devices": 8,
     "tamis.hashing": 8,
+    "tamis.in_order": 8,
     "tamis.jpeg_header": 8,
     "tamis.locking": 8,
     "tamis.manifest": 8,

@@ -238,7 +238,7 @@ def test_a_journal_of_another_version(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(f"tamis.bundles.{module}.ROW", wider)
     with pytest.raises(UsageError, match="found an interrupted conversion that had come to image"):
         convert(Pictures(), out, SKIP)
-    with pytest.raises(UsageError, match="found another journal"):
+    with pytest.raises(UsageError, match="found the journal of another version"):
         convert(Pictures(), out, SKIP, resume=True)
     assert names(tmp_path) == LEFT
 

@@ -6,9 +6,8 @@ one of them surfaces in the caller at once, where FFCV's writer waits for ever.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -21,6 +20,7 @@ from tamis.bundles.settings import MAX_SIDE, ConvertSettings
 from tamis.errors import ImageError
 from tamis.hashing import example_uniform
 from tamis.images import decode_any, decode_jpeg, encode_jpeg, resize_to_side
+from tamis.in_order import map_in_order
 from tamis.jpeg_header import JpegInfo, scan_jpeg
 from tamis.sources.base import Source, SourceItem
 
@@ -73,24 +73,16 @@ def encode_all(
         Position, item, and its record or what is wrong with it, in the source's order. Close the
         generator to end its threads.
     """
-    pending: deque[tuple[_Chunk, Future[list[Record | ImageError]]]] = deque()
 
-    def oldest() -> Iterator[tuple[int, SourceItem, Record | ImageError]]:
-        chunk, future = pending.popleft()
-        for (position, item), record in zip(chunk, future.result(), strict=True):
-            yield position, item, record
+    def encode_chunk(chunk: _Chunk) -> list[tuple[int, SourceItem, Record | ImageError]]:
+        return [(at, item, encode(at, item, settings, page_size)) for at, item in chunk]
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="tamis-convert") as pool:
-        try:
-            for chunk in _chunks(source, start):
-                pending.append((chunk, pool.submit(_encode_chunk, chunk, settings, page_size)))
-                if len(pending) > 2 * workers:
-                    yield from oldest()
-            while pending:
-                yield from oldest()
-        finally:
-            for _, future in pending:
-                future.cancel()
+    # Closed with this one: the threads must not go on without it.
+    with closing(
+        map_in_order(encode_chunk, _chunks(source, start), workers, "tamis-convert")
+    ) as done:
+        for records in done:
+            yield from records
 
 
 _Chunk = list[tuple[int, SourceItem]]
@@ -103,12 +95,6 @@ def _chunks(source: Source, start: int) -> Iterator[_Chunk]:
     numbered = enumerate(source.items(start), start)
     while chunk := list(islice(numbered, size)):
         yield chunk
-
-
-def _encode_chunk(
-    chunk: _Chunk, settings: ConvertSettings, page_size: int
-) -> list[Record | ImageError]:
-    return [encode(position, item, settings, page_size) for position, item in chunk]
 
 
 def encode(

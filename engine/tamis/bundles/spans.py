@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.errors import BundleError, first_line
+from tamis.in_order import map_in_order
 
 __all__ = ["Span", "map_spans"]
 
@@ -87,18 +86,9 @@ def map_spans(
         for span in _spans(extents):
             yield read_and_work(*span)
         return
-    pending: deque[Future[_T]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="tamis-read") as pool:
-        try:
-            for span in _spans(extents):
-                pending.append(pool.submit(read_and_work, *span))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+    yield from map_in_order(
+        lambda span: read_and_work(*span), _spans(extents), workers, "tamis-read"
+    )
 
 
 def _spans(extents: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int, int]]:

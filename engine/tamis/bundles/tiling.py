@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from tamis.bundles.trailer import Trailer
 from tamis.bundles.writer import BetonWriter
 from tamis.devices import n_cores
 from tamis.errors import WorkFailedError, first_line
+from tamis.in_order import map_in_order
 from tamis.manifest import Manifest
 from tamis.progress import QUIET, Progress
 from tamis.sources.shared_file import SharedFile
@@ -89,12 +88,13 @@ def write_tiled(
     sizes = np.empty((n, len(bundle.payload_fields)), np.int64)
     starts, checksums = np.empty(n, np.int64), np.empty(n, np.uint64)
     at = n_tiled = 0
+    work, n_threads = _Worker(bundle).chunk, workers or n_cores()
     total = int(bundle.extents[positions, :, 1].sum())
     with (
         atomic_path(out, overwrite=overwrite) as partial,
         BetonWriter(partial, bundle.fields, n, bundle.page_size) as writer,
         progress.task(f"tile → {out.name}", total) as advance,
-        closing(_tiled(bundle, positions, workers or n_cores())) as chunks,
+        closing(map_in_order(work, _split(bundle, positions), n_threads, "tamis-tile")) as chunks,
     ):
         for chunk in chunks:
             rows = slice(at, at + len(chunk.records))
@@ -112,23 +112,6 @@ def write_tiled(
         trailer = Trailer(ids, paths_of([part]), checksums, manifest)
         writer.finish(metadata_of([part], writer.dtype), extents, trailer)
     return n_tiled
-
-
-def _tiled(bundle: Bundle, positions: NDArray[np.int64], workers: int) -> Generator[_Chunk]:
-    """The examples in order, made on threads, a bounded number ahead. Close it to end them."""
-    worker = _Worker(bundle)
-    pending: deque[Future[_Chunk]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="tamis-tile") as pool:
-        try:
-            for some in _split(bundle, positions):
-                pending.append(pool.submit(worker.chunk, some))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def _split(bundle: Bundle, positions: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -155,7 +138,7 @@ class _Worker:
         """Some examples, read, proven and tiled.
 
         Raises:
-                BundleError: A record of other bytes than were written.
+            BundleError: A record of other bytes than were written.
             WorkFailedError: The file cannot be read.
         """
         bundle = self._bundle

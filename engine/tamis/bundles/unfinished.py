@@ -26,7 +26,11 @@ from tamis.locking import locked_file
 
 __all__ = ["ROW", "Block", "Journal", "left_behind", "unfinished"]
 
-_OTHER = {"settings": "other settings", "source": "another source, or one that has changed"}
+_OTHER = {
+    "settings": "other settings",
+    "source": "another source, or one that has changed",
+    "journal": "the journal of another version",
+}
 
 ROW = np.dtype(
     [

@@ -54,7 +54,7 @@ def _read_size(handle, address, size, found):
     at = found.ctypes.data
     if _read_header(handle, address, size, at, at + 4, at + 8, at + 12) != 0:
         return False
-    return found[0] != 0 and found[1] != 0  # tables only
+    return found[0] != 0 and found[1] != 0  # of tables only both are 0
 
 
 @njit(nogil=True, error_model="numpy")

@@ -9,13 +9,12 @@ import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 
 from tamis.benchmarks.loaders.contenders import Task
-from tamis.benchmarks.loaders.worker import LoaderProcess
+from tamis.benchmarks.loaders.worker import take_turns
 from tamis.benchmarks.material import repeated
 from tamis.benchmarks.measuring import Ceiling, Row, drop_from_cache
 from tamis.bundles.bundle import Bundle
@@ -65,22 +64,18 @@ def cold_rows(
 
 def _medians(task: Task, path: Path, repetitions: int, progress: Progress) -> dict[str, float]:
     """Seconds of an epoch, the file out of memory before each."""
-    seconds: dict[str, list[float]] = {name: [] for name in _PEERS}
-    with (
-        progress.task("bench loaders, cold", len(_PEERS) * (repetitions + 1)) as advance,
-        ExitStack() as stack,
-    ):
-        processes = {}
-        for name in _PEERS:
-            processes[name] = stack.enter_context(closing(LoaderProcess(name, task)))
-            advance()
-        for _ in range(repetitions):
-            for name, process in processes.items():
-                drop_from_cache(path)
-                _refuse_cached(path, name)
-                seconds[name].append(process.turn().seconds)
-                advance()
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+    def forget(name: str) -> None:
+        drop_from_cache(path)
+        _refuse_cached(path, name)
+
+    total = len(_PEERS) * (repetitions + 1)
+    with progress.task("bench loaders, cold", total) as advance:
+        asked = {name: (name, task) for name in _PEERS}
+        turns = take_turns(asked, repetitions, advance, before=forget)
+    return {
+        name: statistics.median(turn.seconds for turn in taken[1:]) for name, taken in turns.items()
+    }
 
 
 def _reading(bundle: Bundle) -> Ceiling:

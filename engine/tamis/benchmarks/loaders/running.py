@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import tarfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ from tamis.benchmarks.loaders.cold import cold_rows
 from tamis.benchmarks.loaders.contenders import CONTENDERS, Mode, Task
 from tamis.benchmarks.loaders.scoring_pass import scoring_rows
 from tamis.benchmarks.loaders.tiles import tile_rows
-from tamis.benchmarks.loaders.worker import LoaderProcess, Turn
+from tamis.benchmarks.loaders.worker import LoaderProcess, Turn, take_turns
 from tamis.benchmarks.material import image_files, photographs
 from tamis.benchmarks.measuring import Ceiling, Row
 from tamis.bundles.bundle import Bundle
@@ -27,7 +26,6 @@ from tamis.bundles.cut import cut
 from tamis.bundles.layout import JPEG_MODE
 from tamis.bundles.opening import open_bundle
 from tamis.devices import n_cores
-from tamis.errors import WorkFailedError
 from tamis.progress import QUIET, Advance, Progress
 
 __all__ = ["Figures", "LoaderBench", "LoaderReport", "bench_loaders"]
@@ -142,7 +140,8 @@ def bench_loaders(
             report.rows.extend(Row(c.name, c.rate, c.unit) for c in ceilings)
             top = decoding(images) if (rows["mode"] == JPEG_MODE).all() else None
             for mode in modes:
-                turns = _take_turns(replace(task, mode=mode), names, size.repetitions, advance)
+                asked = {name: (name, replace(task, mode=mode)) for name in names}
+                turns = take_turns(asked, size.repetitions, advance)
                 report.figures.extend(_figures(mode, turns, images))
                 report.rows.extend(_rows(mode, turns, size.side, top))
             ours = "memory" if small else "ffcv"
@@ -196,33 +195,6 @@ def _usable(name: str, task: Task, left_out: list[str]) -> bool:
         left_out.append(f"{name}: {needs} is not installed")
         return False
     return bool(task.files) or name not in ("PIL DataLoader", "WebDataset")
-
-
-def _take_turns(
-    task: Task, names: Sequence[str], repetitions: int, advance: Advance
-) -> dict[str, list[Turn]]:
-    """Epochs of each, its first one first."""
-    turns: dict[str, list[Turn]] = {}
-    with ExitStack() as stack:
-        processes = {}
-        for name in names:
-            processes[name] = stack.enter_context(closing(LoaderProcess(name, task)))
-            turns[name] = [processes[name].first]
-            advance()
-        for _ in range(repetitions):
-            for name, process in processes.items():
-                time.sleep(0.05)  # until the last one's threads are asleep
-                turns[name].append(process.turn())
-                advance()
-    counts = {turn.n_images for taken in turns.values() for turn in taken}
-    if len(counts) > 1:
-        raise WorkFailedError(
-            "bench loaders",
-            expected="every loader to give every image once",
-            found=str({name: taken[-1].n_images for name, taken in turns.items()}),
-            do="leave out the odd one with --only",
-        )
-    return turns
 
 
 def _median(turns: Sequence[Turn], value: Callable[[Turn], float]) -> float:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tamis.benchmarks.loaders.contenders import Task
-from tamis.benchmarks.loaders.worker import LoaderProcess, Turn
+from tamis.benchmarks.loaders.worker import take_turns
 from tamis.benchmarks.measuring import Row
 from tamis.bundles.assembly import Part
 from tamis.bundles.bundle import Bundle
@@ -104,23 +103,15 @@ def _compared(one: _Work, tiled: Path, repetitions: int, progress: Progress) -> 
         _PEER: (_PEER, one.task),
         _PEER_TILED: (_PEER, replace(one.task, bundle=str(tiled))),
     }
-    turns: dict[str, list[Turn]] = {name: [] for name in opened}
     total = len(opened) * (repetitions + 1)
-    with progress.task(f"bench loaders, {one.name}", total) as advance, ExitStack() as stack:
-        processes = {}
-        for name, (contender, task) in opened.items():
-            processes[name] = stack.enter_context(closing(LoaderProcess(contender, task)))
-            advance()
-        for _ in range(repetitions):
-            for name, process in processes.items():
-                turns[name].append(process.turn())
-                advance()
+    with progress.task(f"bench loaders, {one.name}", total) as advance:
+        turns = take_turns(opened, repetitions, advance)
     rates = {
-        name: statistics.median(turn.n_images / turn.seconds for turn in taken)
+        name: statistics.median(turn.n_images / turn.seconds for turn in taken[1:])
         for name, taken in turns.items()
     }
     cpu = {
-        name: statistics.median(1000 * turn.cpu_seconds / turn.n_images for turn in taken)
+        name: statistics.median(1000 * turn.cpu_seconds / turn.n_images for turn in taken[1:])
         for name, taken in turns.items()
     }
     for name in (_TILED, _PLAIN, _PEER_TILED):

@@ -10,14 +10,17 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryFile
 from typing import Any
 
 from tamis.benchmarks.loaders.contenders import Task, open_contender
 from tamis.errors import WorkFailedError
+from tamis.progress import Advance
 
-__all__ = ["LoaderProcess", "Turn"]
+__all__ = ["LoaderProcess", "Turn", "take_turns"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,51 @@ class LoaderProcess:
                 do="leave it out with --only",
             )
         return Turn(**json.loads(line))
+
+
+def take_turns(
+    asked: Mapping[str, tuple[str, Task]],
+    repetitions: int,
+    advance: Advance,
+    *,
+    before: Callable[[str], None] = lambda name: None,
+) -> dict[str, list[Turn]]:
+    """Epochs of loaders in turns, each in a process of its own.
+
+    Args:
+        asked: Name → contender and what it is given; all of as many images.
+        repetitions: Epochs of each, besides the first.
+        advance: Told of every epoch.
+        before: Called with the name before each epoch but the first.
+
+    Returns:
+        Name → its epochs, the first one first.
+
+    Raises:
+        WorkFailedError: One failed, or gave another number of images than the others.
+    """
+    turns: dict[str, list[Turn]] = {}
+    with ExitStack() as stack:
+        processes = {}
+        for name, (contender, task) in asked.items():
+            processes[name] = stack.enter_context(closing(LoaderProcess(contender, task)))
+            turns[name] = [processes[name].first]
+            advance()
+        for _ in range(repetitions):
+            for name, process in processes.items():
+                before(name)
+                time.sleep(0.05)  # until the last one's threads are asleep
+                turns[name].append(process.turn())
+                advance()
+    counts = {turn.n_images for taken in turns.values() for turn in taken}
+    if len(counts) > 1:
+        raise WorkFailedError(
+            "bench loaders",
+            expected="every loader to give every image once",
+            found=str({name: taken[-1].n_images for name, taken in turns.items()}),
+            do="leave out the odd one with --only",
+        )
+    return turns
 
 
 def _processes() -> list[Any]:
