@@ -108,7 +108,7 @@ class LoaderSettings:
         resample: ``antialias`` resizes by triangles, as torchvision, Pillow and DALI do; ``area``
             as FFCV does.
         exact: Decode JPEGs at their full size. Else those that are shown far smaller, by triangles,
-            are decoded at 1/2, 1/4 or 1/8 of it: faster, and 44 dB or more from exact (NOTES.md). Areas
+            are decoded at 1/2, 1/4 or 1/8 of it, which is faster; NOTES.md says how far off. Areas
             are always exact; so is DALI.
     """
 
