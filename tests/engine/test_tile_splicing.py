@@ -98,6 +98,19 @@ def test_every_box_is_the_crop_of_the_whole(kind: str, data: st.DataObject) -> N
         assert region[1] <= left <= left + w <= region[1] + region[3]
 
 
+@pytest.mark.parametrize("kind", ["420, narrow end", "422, narrow end"])
+def test_the_last_columns_of_a_narrow_tile(kind: str) -> None:
+    """libjpeg-turbo interpolates no chroma of an image that is as narrow as the last tile."""
+    jpeg, width, height = tiled(kind)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        whole = np.asarray(image.convert("RGB"))
+    for columns in range(1, 6):
+        left = width - columns
+        found = shown(jpeg, (width, height), [20, left, 9, columns])
+        assert np.array_equal(found, whole[20:29, left:])
+        assert len(spliced(jpeg, (width, height), [20, left, 9, columns])[0]) > 0
+
+
 @settings(max_examples=300)
 @given(st.sampled_from(list(KINDS)), st.integers(1, 9), st.integers(1, 9), st.data())
 def test_shrunk_decoding_is_the_same_with_and_without_tiles(
