@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -22,11 +23,12 @@ from tamis.loaders.decoding import Decoder
 from tamis.loaders.tile_splicing import splice
 
 ROOT = Path(__file__).resolve().parents[2]
-# Mode, subsampling, width, height, units between markers; 4:4:4, 4:2:2, 4:2:0, grey.
+# Mode, subsampling, width, height, units between markers; 4:4:4, 4:2:2, 4:4:0, 4:2:0, grey.
 KINDS = {
     "444": ("RGB", 0, 160, 100, 4),
     "444, odd": ("RGB", 0, 157, 99, 5),
     "422, odd": ("RGB", 1, 187, 93, 3),
+    "440, odd": ("RGB", 1, 77, 205, 2),
     "420": ("RGB", 2, 192, 128, 3),
     "420, odd": ("RGB", 2, 189, 117, 4),
     "420, whole rows": ("RGB", 2, 189, 117, 12),
@@ -40,11 +42,19 @@ KINDS = {
 def tiled(kind: str, quality: int = 90) -> tuple[bytes, int, int]:
     """A JPEG with restart markers by Pillow, its width and height."""
     mode, subsampling, width, height, units = KINDS[kind]
+    halved_down = kind.startswith("440")  # which Pillow does not write
     sink = io.BytesIO()
-    Image.fromarray(picture(width, height, 3)).convert(mode).save(
+    shape = (-(-width // 8) * 16, -(-height // 16) * 8) if halved_down else (width, height)
+    Image.fromarray(picture(*shape, 3)).convert(mode).save(
         sink, "JPEG", quality=quality, subsampling=subsampling, restart_marker_blocks=units
     )
-    return sink.getvalue(), width, height
+    data = bytearray(sink.getvalue())
+    if halved_down:  # the same blocks of coefficients, otherwise arranged
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        assert data[frame + 11] == 0x21
+        data[frame + 11] = 0x12
+    return bytes(data), width, height
 
 
 def shown(
@@ -124,6 +134,24 @@ def test_shrunk_decoding_is_the_same_with_and_without_tiles(
     assert np.array_equal(by_tiles, shown(jpeg, (width, height), box, proven=False, **options))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_whose_edges_lie_beside_those_of_tiles(kind: str) -> None:
+    """Where a pixel too few would show."""
+    jpeg, width, height = tiled(kind)
+    n_spliced = 0
+    for fraction, beside in itertools.product((1, 2, 4, 8), range(-4, 5)):
+        for top, left in ((16, 48), (32, 32), (0, 16)):
+            top, left = max(top + beside, 0), max(left + beside, 0)
+            box = [top, left, min(32, height - top), min(32 - beside, width - left)]
+            size = (box[2] * 4 // (5 * fraction), box[3] * 4 // (5 * fraction))
+            options: dict[str, Any] = {"exact": False, "out_size": size}
+            by_tiles = shown(jpeg, (width, height), box, **options)
+            whole = shown(jpeg, (width, height), box, proven=False, **options)
+            assert np.array_equal(by_tiles, whole), (fraction, box)
+            n_spliced += bool(spliced(jpeg, (width, height), box, fraction)[0])
+    assert n_spliced > 60
+
+
 def test_a_small_box_takes_few_bytes() -> None:
     jpeg, width, height = tiled("420")
     header = jpeg.index(b"\xff\xda")
@@ -132,8 +160,12 @@ def test_a_small_box_takes_few_bytes() -> None:
     assert len(small) - header < (len(jpeg) - header) / 8
     assert spliced(jpeg, (width, height), [0, 0, height, width])[0] == b""
     # What chroma is interpolated from belongs to the box.
-    assert spliced(jpeg, (width, height), [66, 60, 4, 4])[1] == [64, 48, 16, 48]
-    assert spliced(jpeg, (width, height), [65, 60, 4, 4])[1] == [48, 48, 32, 48]
+    assert spliced(jpeg, (width, height), [65, 60, 4, 4])[1] == [64, 48, 16, 48]
+    assert spliced(jpeg, (width, height), [64, 60, 4, 4])[1] == [48, 48, 32, 48]
+    # At half of its size it is not interpolated; nor where each pixel has its own.
+    assert spliced(jpeg, (width, height), [64, 60, 16, 16], 2)[1] == [64, 48, 16, 48]
+    jpeg, width, height = tiled("444")
+    assert spliced(jpeg, (width, height), [64, 64, 8, 32])[1] == [64, 64, 8, 32]
 
 
 def test_what_is_decoded_whole() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.hashing import example_uniform
+from tamis.hashing import example_uniform, example_uniforms
 from tamis.loaders.settings import Augmentation, LoaderSettings, RandomResizedCrop
 
 __all__ = ["center_boxes", "draw_flips", "image_boxes", "random_boxes"]
@@ -56,28 +56,38 @@ def random_boxes(
     """
     boxes = _central_boxes(heights, widths, crop.ratio)
     left_over = np.arange(len(example_ids))
-    for attempt in range(_TRIES):
-        if not len(left_over):
-            break
+    # Most find theirs at once; of a small batch, one more round is cheaper than nine.
+    for attempts in (range(1), range(1, _TRIES)):
         ids, high, wide = example_ids[left_over], heights[left_over], widths[left_over]
-
-        def draw(
-            purpose: str, ids: NDArray[np.int64] = ids, k: int = attempt
-        ) -> NDArray[np.float64]:
-            return example_uniform(ids, seed, purpose, epoch, k)
-
-        least, largest = crop.scale
-        area = high * wide * (least + (largest - least) * draw("crop area"))
-        low, top = np.log(crop.ratio)
-        aspect = np.exp(low + (top - low) * draw("crop aspect"))
-        w = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-        h = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-        fits = (w > 0) & (w <= wide) & (h > 0) & (h <= high)
-        y = (draw("crop top") * (high - h + 1)).astype(np.int64)
-        x = (draw("crop left") * (wide - w + 1)).astype(np.int64)
-        boxes[left_over[fits]] = np.stack([y, x, h, w], axis=1)[fits]
-        left_over = left_over[~fits]
+        tried, fits = _tries(ids, high, wide, crop, seed, epoch, attempts)
+        found = fits.any(axis=0)
+        boxes[left_over[found]] = tried[fits.argmax(axis=0)[found], np.flatnonzero(found)]
+        left_over = left_over[~found]
     return boxes
+
+
+def _tries(
+    example_ids: NDArray[np.int64],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    crop: RandomResizedCrop,
+    seed: int,
+    epoch: int,
+    attempts: range,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """What each attempt draws, (attempts, n, 4) int64, and whether it fits into the image."""
+    uses = [(f"crop {of}", epoch, k) for of in ("area", "aspect", "top", "left") for k in attempts]
+    draws = example_uniforms(example_ids, seed, uses).reshape(4, len(attempts), -1)
+    least, largest = crop.scale
+    area = heights * widths * (least + (largest - least) * draws[0])
+    low, top = np.log(crop.ratio)
+    aspect = np.exp(low + (top - low) * draws[1])
+    w = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    h = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (w > 0) & (w <= widths) & (h > 0) & (h <= heights)
+    y = (draws[2] * (heights - h + 1)).astype(np.int64)
+    x = (draws[3] * (widths - w + 1)).astype(np.int64)
+    return np.stack([y, x, h, w], axis=2), fits
 
 
 def _central_boxes(

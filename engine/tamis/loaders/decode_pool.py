@@ -21,8 +21,8 @@ from tamis.loaders.settings import LoaderSettings
 __all__ = ["DecodePool", "Decoding", "Tools"]
 
 # One call of a thread: enough that Python's share is small, little enough that its buffer stays in
-# the cache and that all threads end a batch together.
-_TASK_BYTES, _TASK_EXAMPLES = 1 << 20, 256
+# the cache and that all threads end a batch together (bench/records/NOTES.md).
+_TASK_BYTES, _TASK_EXAMPLES = 1 << 21, 256
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class DecodePool:
         """Begin to decode examples into ``pixels``, (b, side, side, 3) uint8; does not wait."""
         sizes = self._bundle.extents[positions, :, 1].sum()
         each = max(1, int(sizes) // max(1, len(positions)))
-        # At least four tasks a thread, so that none waits long for the last.
-        fair = -(-len(positions) // (4 * self._workers))
+        # At least two tasks a thread; those that are done first go on with the next batch.
+        fair = -(-len(positions) // (2 * self._workers))
         step = max(1, min(_TASK_EXAMPLES, _TASK_BYTES // each, fair))
         # Drawn for the whole batch: a hundred of NumPy's calls are dear for a few examples.
         ids = self._bundle.example_ids[positions]
@@ -153,7 +153,7 @@ class DecodePool:
             tools = self._tools.pop()
         except IndexError:
             decoder = Decoder(self._settings.resample, exact=self._settings.exact)
-            tools = Tools(decoder, np.empty(2 * _TASK_BYTES, np.int8))
+            tools = Tools(decoder, np.empty(_TASK_BYTES, np.int8))
         try:
             yield tools
         finally:

@@ -44,7 +44,7 @@ TOO_LARGE = 6
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the box is then still so many times as
 # large as what is shown: the resampler's triangles hide the rest (bench/records/NOTES.md).
-_LEAST_SHRINK = 1.4
+_LEAST_SHRINK = 1.1
 _LEAST_SIDE = 16  # below it libturbojpeg takes another fraction, which rounds to the same size
 
 

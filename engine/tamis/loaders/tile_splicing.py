@@ -27,8 +27,6 @@ from tamis.tiles.layout import (
 
 __all__ = ["splice"]
 
-# Pixels of what is decoded, of which one of a colour may be two wide.
-_MARGIN = 2
 # libjpeg-turbo interpolates no colours of images so narrow, in the same pixels.
 _NARROW = 4
 _MARKER, _RST0, _EOI = 0xFF, 0xD0, 0xD9
@@ -43,6 +41,20 @@ def _tile_range(begin, extent, size, tile, margin):
     first = max(begin - margin, 0) // tile
     last = (min(begin + extent + margin, size) - 1) // tile
     return first, last, -(-size // tile)
+
+
+@njit(nogil=True, error_model="numpy")
+def _margins(layout, denominator):
+    """How far beside a box there may be what its colours are interpolated from: down, across.
+
+    A pixel's colour is made of two of an axis that has half as many, its own and the nearer
+    neighbour: one pixel of what is decoded. At fractions libjpeg-turbo decodes colours of which
+    both axes have half as many at twice the fraction, and interpolates nothing.
+    """
+    down, across = layout[SAMPLE_V], layout[SAMPLE_H]
+    if down == across and denominator > 1:
+        return 0, 0
+    return denominator * (down - 1), denominator * (across - 1)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -114,11 +126,12 @@ def splice(data, start, size, box, denominator, out, region):
     unit_width, unit_height = 8 * layout[SAMPLE_H], 8 * layout[SAMPLE_V]
     if interval == 0 or -(-width // unit_width) % interval != 0:
         return 0
-    tile, margin = interval * unit_width, _MARGIN * denominator
-    top, bottom, n_down = _tile_range(box[0], box[2], height, unit_height, margin)
-    left, right, n_across = _tile_range(box[1], box[3], width, tile, margin)
+    tile = interval * unit_width
+    margin_down, margin_across = _margins(layout, denominator)
+    top, bottom, n_down = _tile_range(box[0], box[2], height, unit_height, margin_down)
+    left, right, n_across = _tile_range(box[1], box[3], width, tile, margin_across)
     end_of_tiles = min((right + 1) * tile, width)
-    while left > 0 and end_of_tiles - left * tile <= _NARROW * denominator:
+    while margin_across > 0 and left > 0 and end_of_tiles - left * tile <= _NARROW * denominator:
         left -= 1
     if top == 0 and left == 0 and bottom == n_down - 1 and right == n_across - 1:
         return 0
