@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 import pytest
 
 from tamis.cli.bundles import _provenance
-from tamis.cli.output import pairs, show_progress
+from tamis.cli.output import pairs, print_table, show_progress
 from tamis.errors import UsageError, first_line
 from tamis.manifest import Manifest, Parent
 from tamis.units import size_text
@@ -39,6 +42,21 @@ def test_a_log_gets_a_line_now_and_then(
         "tamis: score: 620 of 4,000, 20/s",
         "tamis: score: 1,240 of 4,000, 20/s",
     ]
+
+
+def test_tables_lose_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [["forgetting", "self-supervised prototypes", *["51.2 ± 0.7"] * 8]]
+    headers = [str(number) for number in range(len(rows[0]))]
+    print_table(headers, rows)
+    assert "forgetting   self-supervised prototypes   51.2 ± 0.7" in capfd.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("COLUMNS", "66")
+    print_table(headers, rows)
+    shown = re.sub(r"\x1b\[\d*m", "", capfd.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= 66
+    assert Counter("".join(headers + rows[0])) - Counter(shown) == Counter()
 
 
 def test_provenance_tells_siblings_from_ancestors() -> None:

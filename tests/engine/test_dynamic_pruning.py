@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from loading import epoch, ids_of, memory_loader, noise, streamed
+from loading import epoch, ids_of, memory_loader, noise
 from tamis.bundles.opening import open_bundle
 from tamis.errors import UsageError
+from tamis.loaders.opening import open_loader
 from tamis.training.dynamic import DynamicPruning
 from tamis.training.recipes import RECIPES
 from tamis.training.runs import RunOptions, train_on_bundle
@@ -76,9 +78,11 @@ def test_a_ratio_of_one_is_refused() -> None:
 def test_loaders_show_the_rest_in_the_order_of_all(digits_bundle: Path) -> None:
     bundle = open_bundle(digits_bundle)
     images = noise(100, 4)
+    asked: dict[str, Any] = {"batch_size": 64, "resolution": 8, "mode": "train", "seed": 3}
     for loader, ids in (
         (memory_loader(images, 16, seed=3), images.example_ids),
-        (streamed(bundle, 64, 8, seed=3), bundle.example_ids),
+        (open_loader(bundle, backend="ffcv", **asked), bundle.example_ids),
+        (open_loader(bundle, backend="dali", **asked), bundle.example_ids),
     ):
         whole = ids_of(epoch(loader, 2))
         only = np.sort(ids)[::3]
@@ -90,7 +94,7 @@ def test_loaders_show_the_rest_in_the_order_of_all(digits_bundle: Path) -> None:
         assert ids_of(epoch(loader, 2)) == whole
 
 
-@pytest.mark.parametrize("loader", ["memory", "ffcv"])
+@pytest.mark.parametrize("loader", ["memory", "ffcv", "dali"])
 def test_a_training_takes_fewer_steps_and_learns_all_the_same(
     digits_bundle: Path, loader: str
 ) -> None:

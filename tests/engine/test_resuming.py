@@ -128,6 +128,50 @@ def test_a_run_that_was_killed_goes_on_from_the_last_epoch_that_was_kept(
     )
 
 
+class Seen:
+    """The examples of a run, step by step."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    def on_batch(self, epoch: int, example_ids: NDArray[np.int64], *_: object) -> None:
+        self.ids += example_ids.tolist()
+
+    def on_epoch_end(self, epoch: int, model: Network) -> None:
+        pass
+
+
+def test_order_augmentation_and_initialisation_have_seeds_of_their_own(bundle: Bundle) -> None:
+    recipe = replace(PLAIN, epochs=1, flip=True, translate=1)
+
+    def run(learning_rate: float, **seeds: int) -> tuple[list[int], bytes]:
+        seen, options = Seen(), RunOptions(**seeds)
+        done, record = train_on_bundle(
+            bundle, bundle, replace(recipe, learning_rate=learning_rate), options,
+            device=CPU, observer=seen,
+        )  # fmt: skip
+        assert record.seeds == options.seeds
+        trained = torch.cat([weight.detach().flatten() for weight in done.model.parameters()])
+        return seen.ids, trained.numpy().tobytes()
+
+    rate = recipe.learning_rate
+    order, learned = run(rate, seed=5)
+    assert run(rate, seed=5, order_seed=5, augmentation_seed=5) == (order, learned)
+    other_order, learned_so = run(rate, seed=5, order_seed=6)
+    assert other_order != order
+    assert learned_so != learned
+    same_order, augmented_otherwise = run(rate, seed=5, augmentation_seed=6)
+    assert same_order == order
+    assert augmented_otherwise != learned
+    same_order, begun_otherwise = run(rate, seed=6, order_seed=5, augmentation_seed=5)
+    assert same_order == order
+    assert begun_otherwise != learned
+    # What nothing is learned by is what was drawn first.
+    initial = run(0.0, seed=5)[1]
+    assert run(0.0, seed=5, order_seed=6, augmentation_seed=6)[1] == initial
+    assert run(0.0, seed=6, order_seed=5, augmentation_seed=5)[1] != initial
+
+
 def test_another_run_s_state_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     file = tmp_path / "c.pt"
     stopped = RunOptions(keeping=Keeping(file), extras=Extras(stop=StopAfter(1)))
@@ -136,6 +180,8 @@ def test_another_run_s_state_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     resumed = RunOptions(keeping=Keeping(file, resume=True))
     with pytest.raises(UsageError, match="found another one: seed 0, now 1; repeat its command"):
         trained(bundle, PLAIN, replace(resumed, seed=1), "memory")
+    with pytest.raises(UsageError, match=r"seed 0, now 0 \(order 2, augmentation 0\); repeat"):
+        trained(bundle, PLAIN, replace(resumed, order_seed=2), "memory")
     with pytest.raises(UsageError, match="found another one: recipe"):
         trained(bundle, replace(PLAIN, flip=True), resumed, "memory")
     file.write_bytes(file.read_bytes()[:-100])

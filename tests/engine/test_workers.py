@@ -23,6 +23,7 @@ from tamis.errors import UsageError
 from tamis.loaders.opening import open_loader
 from tamis.training.checkpoints import load_checkpoint
 from tamis.training.evaluation import evaluate
+from tamis.training.loop import Seeds
 from tamis.training.networks import new_network
 from tamis.training.recipes import get_recipe
 from tamis.training.runs import loader_settings
@@ -175,6 +176,6 @@ def test_a_gpu_by_its_number_is_for_one_process(monkeypatch: pytest.MonkeyPatch)
 
 def test_batches_that_cannot_be_shared_evenly_are_refused() -> None:
     recipe = get_recipe("digits")
-    assert loader_settings(recipe, 0, (1, 4)).batch_size == 16
+    assert loader_settings(recipe, Seeds.from_one(0), (1, 4)).batch_size == 16
     with pytest.raises(UsageError, match=r"expected a multiple of 3.*pass --set batch_size=66"):
-        loader_settings(recipe, 0, (0, 3))
+        loader_settings(recipe, Seeds.from_one(0), (0, 3))

@@ -111,7 +111,7 @@ class _Steps:
         labels = torch.from_numpy(rng.integers(0, 10, _EXAMPLES))
         ids = np.arange(_EXAMPLES)
         self._images = ImageSet(pixels.to(device), labels.to(device), ids, 10)
-        self._settings = loader_settings(self._recipe, 0)
+        self._settings = loader_settings(self._recipe, Seeds.from_one(0))
         self._batches = list(self._loader())
 
     def _loader(self, share: float = 1.0) -> MemoryLoader:

@@ -88,9 +88,14 @@ def bench(
     """What this machine does, as ratios to named peers within one run."""
     from tamis.benchmarks.measuring import environment
     from tamis.benchmarks.records import append_record, changes, found, last_record
+    from tamis.errors import UsageError
 
     asked = _Asked(bundle, folder or Path(), repetitions, only, device, side, cold_gigabytes)
     _refuse_odd_options(what, asked)
+    if not asked.folder.is_dir():
+        raise UsageError(
+            "--folder", expected="a folder that is there", found=str(folder), do="make it first"
+        )
     for option, path in (("--record", record), ("--plot", plot)):
         _refuse_unwritable(option, path)
     earlier = last_record(compare) if compare else None
@@ -123,8 +128,10 @@ def _refuse_odd_options(what: str, asked: _Asked) -> None:
     """Options that would be ignored."""
     from tamis.errors import UsageError
 
+    on_disk = ("bundles", "loaders", "training", "scale", "all")
     for option, value, works in (
         ("BUNDLE", asked.bundle, ("bundles", "loaders", "scale", "all")),
+        ("--folder", "" if asked.folder == Path() else asked.folder, on_disk),
         ("--only", " ".join(asked.only or ()), ("kernels", "loaders")),
         ("--device", "" if asked.device == "auto" else asked.device, ("kernels", "all")),
         ("--side", asked.side, ("loaders", "all")),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["pairs", "print_json", "print_skipped", "print_table", "show_progress"]
 
 _SECONDS_BETWEEN_LINES = 30.0
+_WIDEST = 10_000  # columns of text in a file
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -42,16 +43,21 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(headers: list[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
-    """A table on stdout."""
+    """A table on stdout: as wide as it needs to be in a file, folded into a narrow terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*headers, title=title or None, box=SIMPLE_HEAD, title_justify="left")
+    columns = [Column(header, overflow="fold") for header in headers]
+    table = Table(*columns, title=title or None, box=SIMPLE_HEAD, title_justify="left")
     for row in rows:
         table.add_row(*(escape(printable(str(cell))) for cell in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDEST)
+        console.width = max(80, console.measure(table).maximum)
+    console.print(table)
 
 
 def pairs(values: dict[str, object]) -> None:

@@ -96,6 +96,12 @@ def train(
     on_error: OnError = "fail",
     device: Device = "auto",
     seed: Seed = 0,
+    order_seed: Annotated[
+        int | None, typer.Option(help="Of the order alone. Default: as --seed.")
+    ] = None,
+    augmentation_seed: Annotated[
+        int | None, typer.Option(help="Of the augmentation alone. Default: as --seed.")
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -119,6 +125,8 @@ def train(
             "--accumulate": accumulate,
             "--track": track,
             "--resume": resume or None,
+            "--order-seed": order_seed,
+            "--augmentation-seed": augmentation_seed,
         },
     )
     _refuse_without_teacher(teacher, teacher_weight, temperature)
@@ -151,6 +159,8 @@ def train(
             budget=budget or "steps",
             full_examples=full_examples,
             seed=seed,
+            order_seed=order_seed,
+            augmentation_seed=augmentation_seed,
             dynamic=dynamic or 0.0,
             extras=extras,
             started_from=_weights_of(extras.start),

@@ -57,6 +57,11 @@ class Seeds:
         """All three from one number."""
         return cls(init=seed, order=seed, augmentation=seed)
 
+    def __str__(self) -> str:
+        if self.init == self.order == self.augmentation:
+            return str(self.init)
+        return f"{self.init} (order {self.order}, augmentation {self.augmentation})"
+
 
 class Observer(Protocol):
     """Watches a run, for scores that come from training dynamics."""

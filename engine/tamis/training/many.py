@@ -109,7 +109,7 @@ class Trainer:
                 progress=self._progress,
             )
         images = self._images(training, recipe, recipe.resolution)
-        settings = loader_settings(recipe, spec.options.seed)
+        settings = loader_settings(recipe, spec.options.seeds)
         positions = None if spec.example_ids is None else training.positions(spec.example_ids)
         test_settings = LoaderSettings(EVALUATION_BATCH, recipe.test_side, **recipe.decoding)
         ids = training.example_ids if spec.example_ids is None else spec.example_ids

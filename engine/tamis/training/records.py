@@ -12,7 +12,7 @@ import torch
 from tamis import __version__
 from tamis.devices import autocast
 from tamis.loaders.batch import Skipped
-from tamis.training.loop import Budget
+from tamis.training.loop import Budget, Seeds
 from tamis.versions import source_commit
 
 __all__ = ["RunRecord", "environment"]
@@ -43,7 +43,9 @@ class RunRecord:
         accumulate: Parts of each batch that went through the network one after the other.
         full_examples: Examples of the full set that they are a part of.
         budget: The compute protocol, "steps" or "epochs".
-        seed: Of order, augmentation and initialisation.
+        seed: Of the initialisation.
+        order_seed: Of the order.
+        augmentation_seed: Of the augmentation.
         recipe: Every value of the recipe.
         recipe_digest: Their hash.
         started_from: The network that was trained on; None for a fresh one.
@@ -77,6 +79,8 @@ class RunRecord:
     full_examples: int
     budget: Budget
     seed: int
+    order_seed: int
+    augmentation_seed: int
     recipe: dict[str, Any]
     recipe_digest: str
     started_from: str | None
@@ -88,6 +92,11 @@ class RunRecord:
     epoch_losses: tuple[float, ...]
     skipped: tuple[Skipped, ...]
     environment: dict[str, Any]
+
+    @property
+    def seeds(self) -> Seeds:
+        """All three."""
+        return Seeds(self.seed, self.order_seed, self.augmentation_seed)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

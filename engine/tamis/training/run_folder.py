@@ -167,7 +167,14 @@ class _Curves:
         self.tracks: list[Track] = []
 
     def settings(self, recipe: Recipe, training: Bundle, options: RunOptions) -> None:
-        values = {**asdict(recipe), "seed": options.seed, "bundle": training.digest}
+        seeds = options.seeds
+        values = {
+            **asdict(recipe),
+            "seed": seeds.init,
+            "order_seed": seeds.order,
+            "augmentation_seed": seeds.augmentation,
+            "bundle": training.digest,
+        }
         for track in self.tracks:
             track.settings(values)
 
@@ -226,7 +233,7 @@ def _finished(
         "test bundle": (record.test_digest, testing.digest),
         "examples": (record.examples_digest, ids_digest(ids)),
         "full examples": (record.full_examples, options.full_examples or record.full_examples),
-        "seed": (record.seed, options.seed),
+        "seed": (str(record.seeds), str(options.seeds)),
         "budget": (record.budget, options.budget),
         "dynamic": (record.dynamic, options.dynamic),
         "teacher": (record.teacher, teacher_facts(options.extras.teacher)),

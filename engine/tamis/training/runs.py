@@ -77,6 +77,8 @@ class RunOptions:
         budget: See :func:`tamis.training.loop.n_steps`.
         full_examples: Size of the full set; None takes the oldest ancestor's, or the bundle's.
         seed: Of order, augmentation and initialisation.
+        order_seed: Of the order alone; None takes ``seed``.
+        augmentation_seed: Of the augmentation alone; None takes ``seed``.
         dynamic: The ratio of dynamic pruning, see :class:`DynamicPruning`; 0 for none.
         keeping: None keeps nothing until the run is finished.
         extras: See :class:`Extras`; its ``dynamic`` and ``file`` are made here.
@@ -86,6 +88,8 @@ class RunOptions:
     budget: Budget = "steps"
     full_examples: int | None = None
     seed: int = 0
+    order_seed: int | None = None
+    augmentation_seed: int | None = None
     dynamic: float = 0.0
     keeping: Keeping | None = None
     extras: Extras = field(default_factory=Extras)
@@ -93,6 +97,16 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_ratio(self.dynamic)
+
+    @property
+    def seeds(self) -> Seeds:
+        """One for each that is random."""
+        order, augmentation = self.order_seed, self.augmentation_seed
+        return Seeds(
+            init=self.seed,
+            order=self.seed if order is None else order,
+            augmentation=self.seed if augmentation is None else augmentation,
+        )
 
 
 def check_same_classes(train: tuple[str, ...] | None, test: tuple[str, ...] | None) -> None:
@@ -149,7 +163,7 @@ def run_training(
     """
     assert options.full_examples is not None
     extras, workers = options.extras, options.extras.workers
-    seeds = Seeds.from_one(options.seed)
+    seeds = options.seeds
     shown = _without_skipped(example_ids, train_loader)  # as far as decoding has found them
     steps = n_steps(len(shown), options.full_examples, recipe, options.budget)
     file = None
@@ -198,7 +212,9 @@ def run_training(
         accumulate=extras.accumulate,
         full_examples=options.full_examples,
         budget=options.budget,
-        seed=options.seed,
+        seed=seeds.init,
+        order_seed=seeds.order,
+        augmentation_seed=seeds.augmentation,
         recipe=asdict(recipe),
         recipe_digest=recipe.digest,
         started_from=options.started_from,
@@ -236,7 +252,7 @@ def _identity(
         "bundle": train_digest,
         "examples": ids_digest(example_ids),
         "steps": steps,
-        "seed": options.seed,
+        "seed": str(options.seeds),
         "dynamic": options.dynamic,
         "accumulate": options.extras.accumulate,
         "teacher": teacher_facts(options.extras.teacher),
@@ -255,18 +271,20 @@ def teacher_facts(teacher: Teacher | None) -> dict[str, Any] | None:
     }
 
 
-def loader_settings(recipe: Recipe, seed: int, shard: tuple[int, int] = (0, 1)) -> LoaderSettings:
+def loader_settings(
+    recipe: Recipe, seeds: Seeds, shard: tuple[int, int] = (0, 1)
+) -> LoaderSettings:
     """What the training loader of a run is asked for.
 
     Args:
         recipe: Its batch is that of all shards together.
-        seed: The run's.
+        seeds: The run's.
         shard: Which of how many processes.
 
     Raises:
         UsageError: A batch that cannot be shared out evenly.
     """
-    seeds, (_, n_shards) = Seeds.from_one(seed), shard
+    _, n_shards = shard
     if recipe.batch_size % n_shards:
         raise UsageError(
             f"batches of {recipe.batch_size}",
@@ -335,7 +353,7 @@ def train_on_bundle(
     shard = (workers.rank, workers.size)
     if loader == "auto" and recipe.random_crop:
         loader = choose_streaming(device, recipe.resample)
-    settings = loader_settings(recipe, options.seed, shard)
+    settings = loader_settings(recipe, options.seeds, shard)
 
     def opened(bundle: Bundle, **asked: Any) -> Loader:
         return open_loader(
