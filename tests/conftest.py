@@ -105,12 +105,13 @@ def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report_folder(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep with known accuracies and its report (see :mod:`report_sweep`); not to be changed."""
     # These load torch, which most tests do without.
-    from report_sweep import write_report_sweep
+    from report_sweep import write_bench_record, write_report_sweep
     from tamis.report.page import write_report
 
     folder = tmp_path_factory.mktemp("report")
     write_report_sweep(digits_bundle, folder)
-    write_report(folder)
+    write_bench_record(folder / "bench.jsonl")
+    write_report(folder, bench=folder / "bench.jsonl")
     return folder
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tamis.benchmarks.measuring import Row
+from tamis.benchmarks.records import append_record
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.convert import convert
 from tamis.bundles.opening import open_bundle
@@ -17,7 +19,16 @@ from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord
 from tamis.sweep.spec import SweepSpec
 
-__all__ = ["ACCURACY", "SIZES", "known_records", "random_scores", "write_report_sweep"]
+__all__ = [
+    "ACCURACY",
+    "BENCH_LOADER",
+    "BENCH_ROWS",
+    "SIZES",
+    "known_records",
+    "random_scores",
+    "write_bench_record",
+    "write_report_sweep",
+]
 
 ACCURACY = {
     ("full", "full", 1.0): [0.95, 0.96, 0.94],
@@ -31,6 +42,15 @@ ACCURACY = {
 """Test accuracies by seed, of the whole training set."""
 SIZES = {1.0: 0.0, 0.5: 0.1}
 """Size of the initial set → by how much less accurate everything is."""
+BENCH_ROWS = (
+    Row("ffcv: a <crop> to 224 px", 1227.1, "images/s", "plain FFCV", 654.3, 1.875, 1.3),
+    Row("memory: epochs", 466.0, "MB", goal=400.0, lower_is_better=True),
+)
+"""Of the record of a bench: a goal that is met, and one that is not."""
+BENCH_LOADER = {
+    "mode": "score", "loader": "plain FFCV", "images_per_second": 654.33,
+    "megabytes_per_second": 32.58, "cpu_seconds": 2.88, "first_batch": 12.68, "memory": 490512384,
+}  # fmt: skip
 _N_EXAMPLES = 1347
 
 
@@ -90,3 +110,10 @@ def write_report_sweep(train: Path, folder: Path) -> SweepSpec:
     lines = [json.dumps(asdict(record)) for record in [*records, stale]]
     (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
     return spec
+
+
+def write_bench_record(path: Path) -> None:
+    """An earlier record, and one of :data:`BENCH_ROWS` and :data:`BENCH_LOADER`."""
+    append_record(path, BENCH_ROWS[:1], {"commit": "earlier"})
+    around: dict[str, str | int] = {"processor": "a <CPU>", "cores": 2}
+    append_record(path, BENCH_ROWS, around, loaders=[BENCH_LOADER], left_out=["dali: not here"])

@@ -288,6 +288,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("score", folder / "train.beton", out, "--workers", 2), "--executor ray"),
         (("sweep", tmp_path / "none.yaml", "--out", out), "found no file"),
         (("report", tmp_path / "empty"), "run first: tamis sweep"),
+        (("report", folder, "--fiftyone", out, "--bench", train), "--bench: expected none with"),
         (("demo", "--out", tmp_path / "images"), "found something else"),
         (("select", scores, out, "--keep", "half"), "(see: tamis select --help)"),
         (("inspect", train, "--colour"), "No such option"),

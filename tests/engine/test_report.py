@@ -32,6 +32,7 @@ from tamis.report.gallery import gallery
 from tamis.report.latex import escape, latex_tables
 from tamis.report.page import write_report
 from tamis.report.summary import summarise
+from tamis.report.throughput import read_throughput
 from tamis.report.verdict import verdict
 from tamis.score_table import ScoreColumn, ScoreTable
 from tamis.sweep import scoring
@@ -248,6 +249,24 @@ def test_the_page_prints_the_sweep_file_that_repeats_it(report_folder: Path, pag
     assert f"tamis sweep sweep.yaml --out {report_folder}" in page.text
     for part in (open_bundle(spec.train).digest, open_bundle(spec.test).digest, "commit abc"):
         assert part in page.text
+
+
+def test_the_last_record_of_a_bench_is_shown(page: Page, tmp_path: Path) -> None:
+    loaders, rows = page.tables[len(SIZES) + 1 : len(SIZES) + 3]
+    assert loaders[0][:3] == ["loader", "mode", "images/s"]
+    assert loaders[1:] == [["plain FFCV", "score", "654", "32.6", "2.88", "12.68", "491"]]
+    crop = ["ffcv: a <crop> to 224 px", "1,227 images/s", "plain FFCV", "654", "1.88", "1.3 ✓"]
+    assert rows[1] == crop
+    assert rows[2][-1] == "≤ 400 missed"
+    assert "a &lt;CPU&gt;, cores 2" in page.text
+    assert "Left out: dali: not here." in page.text
+    record = tmp_path / "record.jsonl"
+    record.write_text("{}")
+    with pytest.raises(UsageError, match="expected a file of records"):
+        read_throughput(record)
+    record.write_text(json.dumps({"rows": [{"name": "x"}]}))
+    with pytest.raises(UsageError, match=r"as this version writes them.*measure again"):
+        read_throughput(record)
 
 
 def test_latex_holds_the_numbers_and_escapes_names() -> None:

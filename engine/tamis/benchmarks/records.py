@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,13 @@ from tamis.errors import UsageError, first_line
 from tamis.units import number_text
 
 __all__ = [
+    "FIGURE_HEADERS",
     "HEADERS",
     "Change",
     "append_record",
     "cells",
     "changes",
+    "figure_cells",
     "found",
     "last_record",
     "text",
@@ -30,6 +32,9 @@ __all__ = [
 
 HEADERS = ("work", "tamis", "", "peer", "", "ratio", "goal", "achieved", "of ceiling")
 """Of :func:`cells`; the last two are empty where no ceiling was measured."""
+
+FIGURE_HEADERS = ("loader", "mode", "images/s", "MB/s", "CPU s/1000", "first batch s", "MB held")
+"""Of :func:`figure_cells`."""
 
 
 def append_record(
@@ -120,6 +125,23 @@ def cells(row: Row) -> tuple[str, ...]:
         ""
         if row.share is None or row.ceiling is None
         else f"{row.share:.0%} of {number_text(row.ceiling)}, {row.ceiling_name}",
+    )
+
+
+def figure_cells(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """What was measured of one loader, under ``FIGURE_HEADERS``.
+
+    Args:
+        figures: The values of :class:`tamis.benchmarks.loaders.running.Figures`.
+    """
+    return (
+        figures["loader"],
+        figures["mode"],
+        number_text(figures["images_per_second"]),
+        number_text(figures["megabytes_per_second"]),
+        f"{figures['cpu_seconds']:.2f}",
+        f"{figures['first_batch']:.2f}",
+        number_text(figures["memory"] / 1e6),
     )
 
 

@@ -237,10 +237,10 @@ def _refuse_unknown(only: list[str] | None, known: dict[str, Any]) -> None:
 def _print(done: _Found, since: list[Change], environment: dict[str, str | int]) -> None:
     from rich.console import Console
 
-    from tamis.benchmarks.records import text
+    from tamis.benchmarks.records import FIGURE_HEADERS, figure_cells, text
 
     if done.figures:
-        _print_figures(done.figures)
+        print_table([*FIGURE_HEADERS], [figure_cells(asdict(one)) for one in done.figures])
     for line in text(done.rows, Console().width):
         print(line)
     if since:
@@ -249,24 +249,3 @@ def _print(done: _Found, since: list[Change], environment: dict[str, str | int])
     for missing in done.left_out:
         print(f"left out: {missing}")
     print(", ".join(f"{name} {value}" for name, value in environment.items()))
-
-
-def _print_figures(figures: list[Figures]) -> None:
-    from tamis.units import number_text
-
-    headers = ["loader", "", "images/s", "MB/s", "CPU s/1000", "first batch s", "MB held"]
-    print_table(
-        headers,
-        [
-            [
-                one.loader,
-                one.mode,
-                number_text(one.images_per_second),
-                number_text(one.megabytes_per_second),
-                f"{one.cpu_seconds:.2f}",
-                f"{one.first_batch:.2f}",
-                number_text(one.memory / 1e6),
-            ]
-            for one in figures
-        ],
-    )

@@ -137,18 +137,27 @@ def report(
         int | None,
         typer.Option(min=1, help="With --fiftyone: no more, drawn at random.", show_default=False),
     ] = None,
+    bench: Annotated[
+        Path | None,
+        typer.Option(
+            help="Show the last record of this file of tamis bench, too.", show_default=False
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Records → report.html, and its tables (CSV, LaTeX) and plots (PNG, SVG) beside it."""
+    from tamis.errors import UsageError
     from tamis.report.page import write_report
 
     if fiftyone is not None:
+        if bench is not None:
+            raise UsageError(
+                "--bench", expected="none with --fiftyone", found=str(bench), do="leave it out"
+            )
         _write_browsing_folder(folder, fiftyone, max_images, overwrite, json)
         return
     if max_images is not None:
-        from tamis.errors import UsageError
-
         raise UsageError(
             "--max-images",
             expected="--fiftyone, which it belongs to",
@@ -156,7 +165,7 @@ def report(
             do="pass --fiftyone FOLDER, or leave it out",
         )
     with show_progress() as progress:
-        done = write_report(folder, overwrite=overwrite, progress=progress)
+        done = write_report(folder, bench=bench, overwrite=overwrite, progress=progress)
     _print_report(done, json)
 
 

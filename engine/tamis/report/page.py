@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tamis.atomic import atomic_path, refuse_existing
+from tamis.benchmarks.records import FIGURE_HEADERS
 from tamis.errors import UsageError
 from tamis.progress import QUIET, Progress
 from tamis.report.csv_file import write_csv
@@ -16,6 +17,7 @@ from tamis.report.laws import scaling_studies
 from tamis.report.provenance import provenance
 from tamis.report.sections import make_sections
 from tamis.report.summary import AccuracyTable, summarise
+from tamis.report.throughput import read_throughput
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import TrialRecord
 from tamis.sweep.results import read_results
@@ -45,24 +47,32 @@ class Report:
     verdicts: tuple[list[str], ...]
 
 
-def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = QUIET) -> Report:
+def write_report(
+    folder: Path,
+    *,
+    bench: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = QUIET,
+) -> Report:
     """Write ``report.html``, ``table.csv``, ``table.tex`` and the plots into a sweep's folder.
 
     The page is put in place last: where it stands, the files beside it are of the same call.
 
     Args:
         folder: Holds ``sweep.json`` and ``records.jsonl``.
+        bench: Records of ``tamis bench``, of which the page is to show the last.
         overwrite: Replace an existing report.
         progress: Told of every part.
 
     Raises:
-        UsageError: No finished trials there, or a report that stands already.
+        UsageError: No finished trials there, a report that stands already, or no record.
         TamisError: A bundle or score table of the sweep that is no longer as it was.
     """
     sweep, records = read_sweep(folder)
     bundle, table = sweep.train, sweep.table(max(sweep.spec.sizes))
     out, csv, tex = folder / "report.html", folder / "table.csv", folder / "table.tex"
     refuse_existing(out, overwrite)
+    throughput = read_throughput(bench) if bench else None
     # What is on record of a table from elsewhere is an earlier state of the sweep's.
     scoring = scoring_seconds(folder) if sweep.spec.scores is None else {}
     with progress.task("report", 3) as advance:
@@ -91,6 +101,8 @@ def write_report(folder: Path, *, overwrite: bool = False, progress: Progress = 
             class_plots=_class_plots(plots),
             gallery=pictures,
             has_scoring=bool(scoring),
+            throughput=throughput,
+            figure_headers=FIGURE_HEADERS,
             seconds=sum(record.run["train_seconds"] for record in records),
             provenance=provenance(sweep, records, table, folder),
         )
