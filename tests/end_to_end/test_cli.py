@@ -98,8 +98,10 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 def test_train_reports_and_keeps_the_run(folder: Path) -> None:
     found = answer(
         "train", folder / "train.beton", "--test", folder / "test.beton", "--out",
-        folder / "run", "--budget", "epochs", *TRAINING,
+        folder / "run", "--budget", "epochs", *TRAINING, "--order-seed", 7,
+        "--augmentation-seed", 8,
     )  # fmt: skip
+    assert [found[of] for of in ("seed", "order_seed", "augmentation_seed")] == [0, 7, 8]
     assert {"test_accuracy", "test_loss", "train_seconds", "setup_seconds"} <= found.keys()
     assert (found["steps"], found["examples_seen"]) == (22, 1347)
     assert json.loads((folder / "run" / "record.json").read_text()) == found
@@ -126,7 +128,12 @@ def test_sweep_and_report(folder: Path) -> None:
     assert not (folder / "sweep").exists()
     found = answer("sweep", folder / "sweep.yaml", "--out", folder / "sweep")
     assert (found["n_trials"], found["n_done"], found["n_failed"]) == (6, 6, 0)
-    report = answer("report", folder / "sweep")
+    from report_sweep import write_bench_record
+
+    bench = folder / "bench.jsonl"
+    write_bench_record(bench)
+    report = answer("report", folder / "sweep", "--bench", bench)
+    assert "a &lt;crop&gt; to 224 px" in Path(report["report"]).read_text()
     assert Path(report["report"]).is_file()
     done = tamis("report", folder / "sweep", "--overwrite")
     assert "random" in done.stdout
@@ -287,7 +294,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("sweep", folder / "sweep.yaml", "--out", out, "--address", "auto"), "--executor ray"),
         (("score", folder / "train.beton", out, "--workers", 2), "--executor ray"),
         (("sweep", tmp_path / "none.yaml", "--out", out), "found no file"),
+        (("metrics", "--encoder", "pixels"), "--encoder: expected a bundle, for which"),
+        (("metrics", train, "--encoder", "pixel"), "pixel"),
         (("report", tmp_path / "empty"), "run first: tamis sweep"),
+        (("report", folder / "sweep", "--overwrite", "--bench", tmp_path / "none"), "of records"),
         (("report", folder, "--fiftyone", out, "--bench", train), "--bench: expected none with"),
         (("demo", "--out", tmp_path / "images"), "found something else"),
         (("select", scores, out, "--keep", "half"), "(see: tamis select --help)"),

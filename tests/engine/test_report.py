@@ -254,7 +254,7 @@ def test_the_page_prints_the_sweep_file_that_repeats_it(report_folder: Path, pag
 def test_the_last_record_of_a_bench_is_shown(page: Page, tmp_path: Path) -> None:
     loaders, rows = page.tables[len(SIZES) + 1 : len(SIZES) + 3]
     assert loaders[0][:3] == ["loader", "mode", "images/s"]
-    assert loaders[1:] == [["plain FFCV", "score", "654", "32.6", "2.88", "12.68", "491"]]
+    assert loaders[1:] == [["plain FFCV", "score", "654", "32.6", "2.88", "12.7", "491"]]
     crop = ["ffcv: a <crop> to 224 px", "1,227 images/s", "plain FFCV", "654", "1.88", "1.3 ✓"]
     assert rows[1] == crop
     assert rows[2][-1] == "≤ 400 missed"

@@ -142,7 +142,9 @@ def test_boxes_whose_edges_lie_beside_those_of_tiles(kind: str) -> None:
     for fraction, beside in itertools.product((1, 2, 4, 8), range(-4, 5)):
         for top, left in ((16, 48), (32, 32), (0, 16)):
             top, left = max(top + beside, 0), max(left + beside, 0)
-            box = [top, left, min(32, height - top), min(32 - beside, width - left)]
+            # The last columns and rows, too: of tiles that begin where the first do.
+            h, w = (32, 32 - beside) if left == 32 else (32 - beside, 32)
+            box = [top, left, min(h, height - top), min(w, width - left)]
             size = (box[2] * 4 // (5 * fraction), box[3] * 4 // (5 * fraction))
             options: dict[str, Any] = {"exact": False, "out_size": size}
             by_tiles = shown(jpeg, (width, height), box, **options)

@@ -80,12 +80,12 @@ def last_record(path: Path) -> dict[str, Any]:
         UsageError: It holds none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        record = json.loads(lines[-1])
+        lines = path.read_text(encoding="utf-8").split("\n")
+        record = json.loads([line for line in lines if line.strip()][-1])
         if not isinstance(record, dict) or not isinstance(record["rows"], list):
             raise ValueError("another JSON")
         return record
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, RecursionError) as error:
         raise UsageError(
             path,
             expected="a file of records, as --record writes them",
@@ -139,8 +139,8 @@ def figure_cells(figures: Mapping[str, Any]) -> tuple[str, ...]:
         figures["mode"],
         number_text(figures["images_per_second"]),
         number_text(figures["megabytes_per_second"]),
-        f"{figures['cpu_seconds']:.2f}",
-        f"{figures['first_batch']:.2f}",
+        number_text(figures["cpu_seconds"]),
+        number_text(figures["first_batch"]),
         number_text(figures["memory"] / 1e6),
     )
 

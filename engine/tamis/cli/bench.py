@@ -94,7 +94,10 @@ def bench(
     _refuse_odd_options(what, asked)
     if not asked.folder.is_dir():
         raise UsageError(
-            "--folder", expected="a folder that is there", found=str(folder), do="make it first"
+            "--folder",
+            expected="a folder that is there",
+            found=str(folder),
+            do="name one, or make it",
         )
     for option, path in (("--record", record), ("--plot", plot)):
         _refuse_unwritable(option, path)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["pairs", "print_json", "print_skipped", "print_table", "show_progress"]
 
 _SECONDS_BETWEEN_LINES = 30.0
-_WIDEST = 10_000  # columns of text in a file
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -43,21 +42,44 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(headers: list[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
-    """A table on stdout: as wide as it needs to be in a file, folded into a narrow terminal."""
+    """A table on stdout; in a terminal its texts are wrapped between words, in a file not at all.
+
+    Where not even the words fit beside each other, the terminal breaks the lines: nothing is lost.
+    """
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
 
-    columns = [Column(header, overflow="fold") for header in headers]
-    table = Table(*columns, title=title or None, box=SIMPLE_HEAD, title_justify="left")
-    for row in rows:
-        table.add_row(*(escape(printable(str(cell))) for cell in row))
+    cells = [headers, *([printable(str(cell)) for cell in row] for row in rows)]
+    columns = list(zip(*cells, strict=True))
+    longest = [max(map(cell_len, column)) for column in columns]
+    words = [max(map(cell_len, " ".join(column).split()), default=0) for column in columns]
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDEST)
-        console.width = max(80, console.measure(table).maximum)
+    # Rich itself drops columns and ends of words. Of its own it needs three characters a column.
+    around = 3 * len(columns) + 1
+    room = console.width - around if console.is_terminal else sum(longest)
+    widths = _shared_out(room, words, longest)
+    console.width = max(console.width, sum(widths) + around)
+    sized = [Column(name, width=width) for name, width in zip(headers, widths, strict=True)]
+    table = Table(*sized, title=title or None, box=SIMPLE_HEAD, title_justify="left")
+    for row in cells[1:]:
+        table.add_row(*map(escape, row))
     console.print(table)
+
+
+def _shared_out(room: int, least: list[int], most: list[int]) -> list[int]:
+    """Widths between ``least`` and ``most`` with a sum of ``room``, if those allow it."""
+    widths = list(least)
+    left = room - sum(least)
+    # Who wants least comes first, so that the others share what it leaves.
+    wanting = sorted(range(len(most)), key=lambda column: most[column] - least[column])
+    for number, column in enumerate(wanting):
+        fair = max(left, 0) // (len(wanting) - number)
+        widths[column] += min(most[column] - least[column], fair)
+        left -= widths[column] - least[column]
+    return widths
 
 
 def pairs(values: dict[str, object]) -> None:

@@ -55,6 +55,12 @@ _SubsetModels = Annotated[
     int,
     typer.Option(help="Networks trained on random subsets, for memorization and influence."),
 ]
+_EncoderHere = Annotated[
+    str | None, typer.Option("--encoder", help="As of tamis score. Default: selfsup.")
+]
+_EncoderEpochsHere = Annotated[
+    int | None, typer.Option("--encoder-epochs", help="As of tamis score. Default: 30.")
+]
 
 
 def score(
@@ -286,6 +292,8 @@ def metrics(
     early_models: _EarlyModels = None,
     early_epoch: _EarlyEpoch = None,
     subset_models: _SubsetModels = 20,
+    encoder: _EncoderHere = None,
+    encoder_epochs: _EncoderEpochsHere = None,
     recipe: Recipe = "small",
     settings: Settings = None,
     device: Device = "auto",
@@ -294,17 +302,29 @@ def metrics(
     """The registry: direction, labels and models needed, cost, source."""
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
+    from tamis.errors import UsageError
     from tamis.metrics.plan import cost, measure_cost
     from tamis.metrics.registry import METRICS
     from tamis.metrics.settings import CampaignSettings
     from tamis.training.recipes import get_recipe
+    from tamis.training.selfsup import SelfsupSettings
 
+    for option, given in (("--encoder", encoder), ("--encoder-epochs", encoder_epochs)):
+        if bundle is None and given is not None:
+            raise UsageError(
+                option,
+                expected="a bundle, for which the encoder's seconds are estimated",
+                found="none",
+                do="name one, or leave it out",
+            )
     campaign = CampaignSettings(
         get_recipe(recipe, parse_settings(settings)),
         models=models,
         early_models=early_models,
         early_epoch=early_epoch,
         subset_models=subset_models,
+        encoder=encoder or "selfsup",
+        selfsup=SelfsupSettings(epochs=encoder_epochs or 30),
     )
     seconds = measure_cost(open_bundle(bundle), campaign, resolve_device(device)) if bundle else {}
     costs = {name: cost(metric, campaign) for name, metric in METRICS.items()}

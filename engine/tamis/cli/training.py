@@ -97,10 +97,11 @@ def train(
     device: Device = "auto",
     seed: Seed = 0,
     order_seed: Annotated[
-        int | None, typer.Option(help="Of the order alone. Default: as --seed.")
+        int | None,
+        typer.Option(min=0, help="Of the order and what --dynamic leaves out. Default: --seed."),
     ] = None,
     augmentation_seed: Annotated[
-        int | None, typer.Option(help="Of the augmentation alone. Default: as --seed.")
+        int | None, typer.Option(min=0, help="Of the augmentation. Default: --seed.")
     ] = None,
     overwrite: Overwrite = False,
     json: Json = False,

@@ -47,6 +47,11 @@ class Throughput:
     rows: tuple[BenchRow, ...]
     left_out: tuple[str, ...]
 
+    @property
+    def has_ceilings(self) -> bool:
+        """Whether some are compared with what the hardware does at most."""
+        return any(one.row.achieved is not None for one in self.rows)
+
 
 def read_throughput(path: Path) -> Throughput:
     """The last record of a file that ``tamis bench --record`` has written.
@@ -72,7 +77,7 @@ def _throughput(record: dict[str, Any]) -> Throughput:
         record["time"].replace("T", " "),
         shlex.join(record["command"]),
         ", ".join(f"{name} {value}" for name, value in record["environment"].items()),
-        tuple(map(figure_cells, record.get("loaders", ()))),
+        tuple(map(figure_cells, record.get("loaders") or ())),
         tuple(BenchRow(row, cells(row)) for row in rows),
-        tuple(record.get("left_out", ())),
+        tuple(record.get("left_out") or ()),
     )

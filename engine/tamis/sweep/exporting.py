@@ -55,8 +55,12 @@ def export_records(folder: Path, out: Path, *, overwrite: bool = False) -> int:
     return len(records)
 
 
+# A sweep's runs have one seed for all.
+_OF_THE_TRIAL = ("seed", "order_seed", "augmentation_seed", "budget")
+
+
 def _row(record: TrialRecord) -> dict[str, Any]:
-    run = {name: value for name, value in record.run.items() if name not in ("seed", "budget")}
+    run = {name: value for name, value in record.run.items() if name not in _OF_THE_TRIAL}
     run["recipe_values"] = run.pop("recipe")
     own = {"key": record.key, **asdict(record.trial), "keep_fraction": record.keep_fraction}
     per_class = {"per_class_kept": json.dumps(record.per_class_kept)}

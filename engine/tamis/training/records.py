@@ -44,7 +44,7 @@ class RunRecord:
         full_examples: Examples of the full set that they are a part of.
         budget: The compute protocol, "steps" or "epochs".
         seed: Of the initialisation.
-        order_seed: Of the order.
+        order_seed: Of the order, and of what dynamic pruning leaves out.
         augmentation_seed: Of the augmentation.
         recipe: Every value of the recipe.
         recipe_digest: Their hash.

@@ -218,6 +218,8 @@ def _finished(
         return None
     try:
         raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for name in ("order_seed", "augmentation_seed"):  # older records have one seed for all
+            raw.setdefault(name, raw["seed"])
         raw["skipped"] = tuple(Skipped(**one) for one in raw["skipped"])
         record = RunRecord(**raw)
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -77,8 +77,10 @@ class RunOptions:
         budget: See :func:`tamis.training.loop.n_steps`.
         full_examples: Size of the full set; None takes the oldest ancestor's, or the bundle's.
         seed: Of order, augmentation and initialisation.
-        order_seed: Of the order alone; None takes ``seed``.
-        augmentation_seed: Of the augmentation alone; None takes ``seed``.
+        order_seed: Of the order, and of what dynamic pruning leaves out; None takes ``seed``. What
+            ``cifar-fast`` whitens by are the first images as they are shown: that part of its first
+            network goes with order and augmentation.
+        augmentation_seed: Of the augmentation; None takes ``seed``.
         dynamic: The ratio of dynamic pruning, see :class:`DynamicPruning`; 0 for none.
         keeping: None keeps nothing until the run is finished.
         extras: See :class:`Extras`; its ``dynamic`` and ``file`` are made here.
