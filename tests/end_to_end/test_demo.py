@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,17 @@ from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
 from tamis.demo import run_demo
 from tamis.errors import UsageError
+from tamis.metrics.settings import CampaignSettings
 from tamis.selection.files import read_selected_ids
+from tamis.training.selfsup import SelfsupSettings
 
 
-def test_the_demo_leaves_every_artifact_and_a_true_table(tmp_path: Path) -> None:
+def test_the_demo_leaves_every_artifact_and_a_true_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fewer networks than the demo scores with, of which most of its minutes are.
+    few = partial(CampaignSettings, models=1, subset_models=10, selfsup=SelfsupSettings(epochs=5))
+    monkeypatch.setattr("tamis.demo.CampaignSettings", few)
     out = tmp_path / "demo"
     report = run_demo(out, seeds=1)
     training, pruned = open_bundle(out / "train.beton"), open_bundle(out / "pruned.beton")

@@ -277,7 +277,8 @@ def test_gathering_in_groups_of_any_size(
     cut(parent, tmp_path / "x.beton", keep, order="ids")
     child = open_bundle(tmp_path / "x.beton")
     assert child.example_ids.tolist() == keep.tolist()
-    assert {i: contents(parent)[i] for i in keep.tolist()} == contents(child)
+    of_parent = contents(parent)
+    assert {i: of_parent[i] for i in keep.tolist()} == contents(child)
 
 
 @pytest.mark.parametrize("gap", [0, 3, 50, 10_000])

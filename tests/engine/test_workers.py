@@ -146,7 +146,7 @@ def test_what_is_recorded_is_what_the_saved_network_does(
 
 
 def test_dynamic_pruning_and_a_stop_are_shared(bundle: Path, tmp_path: Path, pair: Pair) -> None:
-    long = ("--set", "epochs=48", "--dynamic", 0.5, "--full-examples", 401, "--resume")
+    long = ("--set", "epochs=24", "--dynamic", 0.5, "--full-examples", 401, "--resume")
     arguments = command(bundle, tmp_path / "run", *long)
     started = pair.start(arguments, tmp_path)
     while started[0].poll() is None and "train: " not in (tmp_path / "err0").read_text():
@@ -158,7 +158,7 @@ def test_dynamic_pruning_and_a_stop_are_shared(bundle: Path, tmp_path: Path, pai
     assert kept["taken"] > 0
     found = pair.run(arguments, tmp_path)
     assert found["test_accuracy"] > 0.95
-    assert found["examples_seen"] < 48 * 401 * 0.8
+    assert found["examples_seen"] < 24 * 401 * 0.8
     whole = pair.run(command(bundle, tmp_path / "whole", *long), tmp_path)
     assert found["epoch_losses"] == pytest.approx(whole["epoch_losses"], rel=1e-4)
     assert found["examples_seen"] == whole["examples_seen"]
