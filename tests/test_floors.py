@@ -74,6 +74,8 @@ FLOORS = {
     "tamis.scaling": 20,
     "tamis.report": 21,
     "tamis.demo": 22,
+    "tamis.benchmarks.measuring": 9,
+    "tamis.benchmarks.records": 9,
     "tamis.benchmarks": 22,
     "tamis.cli": 23,
 }

@@ -302,6 +302,7 @@ def metrics(
     """The registry: direction, labels and models needed, cost, source."""
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
+    from tamis.encoders.spec import parse_spec
     from tamis.errors import UsageError
     from tamis.metrics.plan import cost, measure_cost
     from tamis.metrics.registry import METRICS
@@ -317,6 +318,8 @@ def metrics(
                 found="none",
                 do="name one, or leave it out",
             )
+    if encoder is not None:
+        parse_spec(encoder)  # refuses what no encoder is called
     campaign = CampaignSettings(
         get_recipe(recipe, parse_settings(settings)),
         models=models,
