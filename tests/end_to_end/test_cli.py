@@ -270,7 +270,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("bench", "bundles", "--device", "cpu"), "expected nothing for bundles, found cpu"),
         (("bench", "kernels", "--record", tmp_path / "no" / "x"), "make the folder first"),
         (("bench", "loaders", "--folder", tmp_path / "no"), "--folder: expected a folder that is"),
-        (("bench", "kernels", "--folder", tmp_path), "--folder: expected nothing for kernels"),
+        (("bench", "kernels", "--folder", "."), "--folder: expected nothing for kernels"),
         (("bench", "bundles", "--side", 96), "--side: expected nothing for bundles, found 96"),
         (("bench", "loaders", "--only", "pil"), "PIL DataLoader, WebDataset, found pil"),
         (("bench", "loaders", "--device", "cpu"), "expected nothing for loaders, found cpu"),

@@ -32,12 +32,16 @@ class _Found:
 @dataclass(frozen=True)
 class _Asked:
     bundle: Path | None
-    folder: Path
+    named_folder: Path | None
     repetitions: int | None
     only: list[str] | None
     device: _DEVICES
     side: int | None
     cold_gigabytes: float | None
+
+    @property
+    def folder(self) -> Path:
+        return self.named_folder or Path()
 
 
 def bench(
@@ -90,7 +94,7 @@ def bench(
     from tamis.benchmarks.records import append_record, changes, found, last_record
     from tamis.errors import UsageError
 
-    asked = _Asked(bundle, folder or Path(), repetitions, only, device, side, cold_gigabytes)
+    asked = _Asked(bundle, folder, repetitions, only, device, side, cold_gigabytes)
     _refuse_odd_options(what, asked)
     if not asked.folder.is_dir():
         raise UsageError(
@@ -134,7 +138,7 @@ def _refuse_odd_options(what: str, asked: _Asked) -> None:
     on_disk = ("bundles", "loaders", "training", "scale", "all")
     for option, value, works in (
         ("BUNDLE", asked.bundle, ("bundles", "loaders", "scale", "all")),
-        ("--folder", "" if asked.folder == Path() else asked.folder, on_disk),
+        ("--folder", asked.named_folder, on_disk),
         ("--only", " ".join(asked.only or ()), ("kernels", "loaders")),
         ("--device", "" if asked.device == "auto" else asked.device, ("kernels", "all")),
         ("--side", asked.side, ("loaders", "all")),
