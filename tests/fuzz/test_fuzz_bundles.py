@@ -1,6 +1,6 @@
 """Thousands of damaged and forged bundles: none is believed, none crashes, hangs or eats memory.
 
-``TAMIS_FUZZ_MUTANTS`` (default 8000) sets how many. A failure prints the mutant's seed; from the
+``TAMIS_FUZZ_MUTANTS`` (default 20000) sets how many. A failure prints the mutant's seed; from the
 folder ``tests``, ``python -m fuzz.bundle_fuzzer SEED`` replays it.
 """
 
@@ -24,7 +24,7 @@ from tamis.bundles import beton, verify
 from tamis.bundles.bundle import Bundle
 from tamis.errors import BundleError
 
-N_MUTANTS = int(os.environ.get("TAMIS_FUZZ_MUTANTS", "8000"))
+N_MUTANTS = int(os.environ.get("TAMIS_FUZZ_MUTANTS", "20000"))
 N_PROCESSES = 2
 TESTS = Path(__file__).resolve().parents[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,6 +38,7 @@ __all__ = [
     "Workers",
     "parse_settings",
     "refuse_no_picture",
+    "refuse_without",
 ]
 
 BundleArgument = Annotated[Path, typer.Argument(help="A .beton bundle.", show_default=False)]
@@ -128,6 +130,25 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
             )
         parsed[key] = value
     return parsed
+
+
+def refuse_without(needed: object, given: Mapping[str, object], *, expected: str, do: str) -> None:
+    """Raise where options are given without what they belong to.
+
+    Args:
+        needed: What that is; None where it was not given.
+        given: Options and their values, None for those that were not given.
+        expected: What they belong to.
+        do: How to give it.
+
+    Raises:
+        UsageError: One is.
+    """
+    from tamis.errors import UsageError
+
+    for option, value in given.items():
+        if needed is None and value is not None:
+            raise UsageError(option, expected=expected, found="none", do=f"{do}, or leave it out")
 
 
 def refuse_no_picture(option: str, path: Path) -> None:

@@ -20,6 +20,7 @@ from tamis.cli.options import (
     Device,
     Json,
     Overwrite,
+    refuse_without,
 )
 from tamis.cli.output import pairs, print_json, print_table, show_progress
 
@@ -157,13 +158,12 @@ def report(
             )
         _write_browsing_folder(folder, fiftyone, max_images, overwrite, json)
         return
-    if max_images is not None:
-        raise UsageError(
-            "--max-images",
-            expected="--fiftyone, which it belongs to",
-            found="none",
-            do="pass --fiftyone FOLDER, or leave it out",
-        )
+    refuse_without(
+        fiftyone,
+        {"--max-images": max_images},
+        expected="--fiftyone, which it belongs to",
+        do="pass --fiftyone FOLDER",
+    )
     with show_progress() as progress:
         done = write_report(folder, bench=bench, overwrite=overwrite, progress=progress)
     _print_report(done, json)

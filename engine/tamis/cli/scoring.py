@@ -29,6 +29,7 @@ from tamis.cli.options import (
     Seed,
     Settings,
     parse_settings,
+    refuse_without,
 )
 from tamis.cli.output import pairs, print_json, print_skipped, print_table, show_progress
 
@@ -303,21 +304,18 @@ def metrics(
     from tamis.bundles.opening import open_bundle
     from tamis.devices import resolve_device
     from tamis.encoders.spec import parse_spec
-    from tamis.errors import UsageError
     from tamis.metrics.plan import cost, measure_cost
     from tamis.metrics.registry import METRICS
     from tamis.metrics.settings import CampaignSettings
     from tamis.training.recipes import get_recipe
     from tamis.training.selfsup import SelfsupSettings
 
-    for option, given in (("--encoder", encoder), ("--encoder-epochs", encoder_epochs)):
-        if bundle is None and given is not None:
-            raise UsageError(
-                option,
-                expected="a bundle, for which the encoder's seconds are estimated",
-                found="none",
-                do="name one, or leave it out",
-            )
+    refuse_without(
+        bundle,
+        {"--encoder": encoder, "--encoder-epochs": encoder_epochs},
+        expected="a bundle, for which the encoder's seconds are estimated",
+        do="name one",
+    )
     if encoder is not None:
         parse_spec(encoder)  # refuses what no encoder is called
     campaign = CampaignSettings(

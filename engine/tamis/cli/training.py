@@ -19,6 +19,7 @@ from tamis.cli.options import (
     Seed,
     Settings,
     parse_settings,
+    refuse_without,
 )
 from tamis.cli.output import pairs, print_json, print_skipped, show_progress
 
@@ -130,7 +131,8 @@ def train(
             "--augmentation-seed": augmentation_seed,
         },
     )
-    _refuse_without_teacher(teacher, teacher_weight, temperature)
+    of_teacher = {"--teacher-weight": teacher_weight, "--temperature": temperature}
+    refuse_without(teacher, of_teacher, expected="a teacher with it", do="pass --teacher RUN")
     training, testing = open_bundle(bundle), open_bundle(test)
     how: dict[str, Any] = {
         "example_ids": read_selected_ids(selection, training) if selection else None,
@@ -263,22 +265,6 @@ def _refuse_ignored(
                 expected=f"options of --objective {objective}",
                 found=str(value),
                 do="leave it out",
-            )
-
-
-def _refuse_without_teacher(
-    teacher: Path | None, weight: float | None, temperature: float | None
-) -> None:
-    from tamis.errors import UsageError
-
-    given = {"--teacher-weight": weight, "--temperature": temperature}
-    for option, value in given.items():
-        if teacher is None and value is not None:
-            raise UsageError(
-                option,
-                expected="a teacher with it",
-                found="none",
-                do="pass --teacher RUN, or leave it out",
             )
 
 
