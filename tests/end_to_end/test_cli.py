@@ -273,7 +273,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("bench", "kernels", "--folder", "."), "--folder: expected nothing for kernels"),
         (("bench", "bundles", "--side", 96), "--side: expected nothing for bundles, found 96"),
         (("bench", "loaders", "--only", "pil"), "PIL DataLoader, WebDataset, found pil"),
-        (("bench", "loaders", "--device", "cpu"), "expected nothing for loaders, found cpu"),
+        (("bench", "scale", "--device", "cpu"), "expected nothing for scale, found cpu"),
         (("bench", "scale", "--compare", train), "expected a file of records"),
         (("bench", "scale", "--plot", tmp_path), "--plot: expected a file in a folder"),
         (("train", train, "--test", train, "--out", out, "--loader", "pil"), "'dali'"),

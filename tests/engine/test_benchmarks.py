@@ -153,9 +153,9 @@ def test_ffcvs_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_growth(sample_bundle: Path, tmp_path: Path) -> None:
     rows = bench_scale(sample_bundle, tmp_path, (20, 40))
-    assert len(rows) == 2 * 6 * 2
+    assert len(rows) == 2 * 7 * 2
     rates = [found for found in rows if found.unit == "examples/s"]
-    assert [found.ratio for found in rates[:6]] == [1.0] * 6
+    assert [found.ratio for found in rates[:7]] == [1.0] * 7
     assert all(found.value > 20 for found in rows if found.unit == "MB at peak")
     assert list(tmp_path.iterdir()) == []
 

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.stats import ks_2samp
 
 from loading import images_of
 from sample_images import picture
 from tamis.benchmarks.loaders.cold import _refuse_cached
-from tamis.benchmarks.loaders.contenders import CONTENDERS, Mode, Task, _Transform, open_contender
+from tamis.benchmarks.loaders.contenders import (
+    CONTENDERS,
+    RESIDENT,
+    Mode,
+    Task,
+    _Transform,
+    open_contender,
+)
 from tamis.benchmarks.loaders.running import LoaderBench, _prepared, bench_loaders
 from tamis.benchmarks.loaders.scoring_pass import scoring_rows
 from tamis.benchmarks.loaders.worker import LoaderProcess
@@ -60,7 +68,10 @@ def task(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Task:
 def test_contenders_give_every_image_once(task: Task, name: str, mode: Mode) -> None:
     epoch = open_contender(name, replace(task, mode=mode))
     for number in range(2):
-        assert sum(epoch(number)) == N
+        images = list(epoch(number))
+        assert sum(map(len, images)) == N
+        assert {tuple(batch.shape[1:]) for batch in images} == {(3, SIDE, SIDE)}
+        assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in images)
 
 
 def test_peers_show_the_same_part_of_an_image(task: Task, bundle: Bundle) -> None:
@@ -100,6 +111,21 @@ def test_a_small_run(bundle: Bundle, tmp_path: Path) -> None:
     assert any(row.name.startswith("scoring pass with ResNet-18") for row in report.rows)
 
 
+def test_loaders_feed_a_network(bundle: Bundle, tmp_path: Path) -> None:
+    size = LoaderBench(("ffcv", "PIL DataLoader"), 1, SIDE, 8, cold_bytes=0, feed=True)
+    report = bench_loaders(bundle.path, tmp_path, size)
+    rates = {one.loader: one.images_per_second for one in report.figures if one.mode == "fed"}
+    assert set(rates) == {"ffcv", "PIL DataLoader", RESIDENT}
+    rows = [row for row in report.rows if row.name.startswith("ffcv: training step of ResNet-18")]
+    assert [(row.peer, row.peer_value) for row in rows] == [
+        (name, rates[name]) for name in ("PIL DataLoader", RESIDENT)
+    ]
+    assert all(row.name.endswith("to 160 px") for row in rows)
+    # The step is nearly all of it here, and none of it without a network.
+    loaded = next(one for one in report.figures if (one.mode, one.loader) == ("train", "ffcv"))
+    assert rates["ffcv"] < loaded.images_per_second / 2
+
+
 def test_raw_images_have_no_files(digits_bundle: Path, tmp_path: Path) -> None:
     report = bench_loaders(digits_bundle, tmp_path, LoaderBench(("memory", "WebDataset"), 1))
     assert [(one.mode, one.loader) for one in report.figures] == [("small", "memory")]
@@ -118,7 +144,7 @@ def test_a_file_in_memory_is_not_cold(bundle: Bundle) -> None:
 
 
 def test_the_scoring_pass_names_its_slowest_stage(bundle: Bundle) -> None:
-    first, *others = scoring_rows(bundle, 32, QUIET)
+    first, *others = scoring_rows(bundle, 32, "cpu", QUIET)
     rates = {row.name: row.value for row in others if row.unit == "images/s"}
     assert len(rates) == 3
     assert first.peer_value == min(rates.values())

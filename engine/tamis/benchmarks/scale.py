@@ -40,6 +40,14 @@ from tamis.cli import main
 main()
 """
 _SIDE = 64  # about 2 kB each: an ImageNet-sized bundle takes 3 GB
+_LOAD = """
+import sys
+from tamis.benchmarks.loaders.contenders import Task, open_contender
+from tamis.devices import n_cores
+task = Task(sys.argv[1], "", "", "train", int(sys.argv[2]), 512, n_cores())
+for _ in open_contender("ffcv", task)(0):
+    pass
+"""
 _WATCH = """
 import sys
 from tamis.benchmarks.watching import watch_epochs
@@ -64,8 +72,10 @@ def bench_scale(
 ) -> list[Row]:
     """Run commands on bundles of growing size, each in a process of its own.
 
-    Besides what is done with bundles: prototypes (class means and 1,000 by k-means) of random
-    embeddings of 512 columns, and the statistics of two epochs of 1,000 classes.
+    Besides what is done with bundles: an epoch of random crops in random order, streamed by the
+    ffcv loader; prototypes (class means and 1,000 by k-means) of random embeddings of 512 columns;
+    and the statistics of two epochs of 1,000 classes. Times are of whole processes, imports and
+    all, which is most of a small size's.
 
     Needs about 8 GB of disk in ``folder`` for the largest size.
 
@@ -88,7 +98,7 @@ def bench_scale(
             open_bundle_images(images.path), small, ConvertSettings(max_side=_SIDE, mode="jpeg")
         )
         first: dict[str, float] = {}
-        with progress.task("bench scale", 6 * len(sizes)) as advance:
+        with progress.task("bench scale", 7 * len(sizes)) as advance:
             for size in sizes:
                 for command, cost in _commands(small, work, size, advance):
                     rate = size / cost.seconds
@@ -122,6 +132,8 @@ def _commands(
         yield name, _cost(_TAMIS, [*map(str, arguments), "--json"], work / "peak")
         out.unlink(missing_ok=True)
         advance()
+    yield "load an epoch", _cost(_LOAD, [str(whole), str(_SIDE)], work / "peak")
+    advance()
     rows, table = work / "rows.npy", work / "out.parquet"
     _write_embeddings(rows, size)
     k = min(_PROTOTYPES, size // 10)

@@ -71,7 +71,11 @@ def bench(
         ),
     ] = None,
     device: Annotated[
-        _DEVICES, typer.Option(help="Of kernels: auto is both, where it can.")
+        _DEVICES,
+        typer.Option(
+            help="Of kernels: auto is both, where it can. Of loaders, where batches go: auto is a "
+            "GPU, where there is one."
+        ),
     ] = "auto",
     side: Annotated[
         int | None, typer.Option(min=1, help="Of loaders: pixels of the images. Default: 224.")
@@ -140,7 +144,7 @@ def _refuse_odd_options(what: str, asked: _Asked) -> None:
         ("BUNDLE", asked.bundle, ("bundles", "loaders", "scale", "all")),
         ("--folder", asked.named_folder, on_disk),
         ("--only", " ".join(asked.only or ()), ("kernels", "loaders")),
-        ("--device", "" if asked.device == "auto" else asked.device, ("kernels", "all")),
+        ("--device", "" if asked.device == "auto" else asked.device, ("kernels", "loaders", "all")),
         ("--side", asked.side, ("loaders", "all")),
         ("--cold-gigabytes", asked.cold_gigabytes, ("loaders", "all")),
         ("--repetitions", asked.repetitions, ("bundles", "loaders", "kernels", "training", "all")),
@@ -182,17 +186,40 @@ def _loaders(asked: _Asked, done: _Found, progress: Progress) -> None:
     from tamis.benchmarks.loaders.running import LoaderBench, bench_loaders
 
     _refuse_unknown(asked.only, CONTENDERS)
+    on_gpu = _gpu_for_batches(asked)
     cold = 2.0 if asked.cold_gigabytes is None else asked.cold_gigabytes
     size = LoaderBench(
         tuple(asked.only) if asked.only else None,
         asked.repetitions or 5,
         side=asked.side or 224,
+        batch_size=256 if on_gpu else 64,
         cold_bytes=int(cold * 2**30),
+        device="cuda" if on_gpu else "cpu",
+        feed=on_gpu,
     )
     report = bench_loaders(asked.bundle, asked.folder, size, progress=progress)
     done.rows += report.rows
     done.figures += report.figures
     done.left_out += report.left_out
+
+
+def _gpu_for_batches(asked: _Asked) -> bool:
+    """Whether loaders are to bring their batches to a GPU."""
+    import torch
+
+    from tamis.errors import UsageError
+
+    available = asked.device != "cpu" and torch.cuda.is_available()
+    if asked.device == "gpu" and not available:
+        raise UsageError("--device", expected="a CUDA device", found="none", do="pass --device cpu")
+    if available and asked.cold_gigabytes:
+        raise UsageError(
+            "--cold-gigabytes",
+            expected="loaders on a CPU",
+            found="a GPU, which makes no difference to reading",
+            do="pass --device cpu, or leave it out",
+        )
+    return available
 
 
 def _kernels(asked: _Asked, done: _Found, progress: Progress) -> None:

@@ -18,8 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["CONTENDERS", "Epoch", "Mode", "Task", "open_contender"]
+__all__ = ["CONTENDERS", "RESIDENT", "Epoch", "Mode", "Task", "open_contender"]
+
+RESIDENT = "one batch, there already"
+"""Of a contender that loads nothing: what a network takes when it never waits."""
 
 Mode = Literal["score", "train", "small"]
 
@@ -39,6 +43,8 @@ class Task:
         workers: Threads or processes that decode.
         every: Only each so many-th example; of the bundle's loaders.
         unmap: Let go of the file after each epoch, so that it can leave the page cache.
+        device: Where batches go, ``cpu`` or ``cuda``.
+        feed: A network takes the batches (:mod:`tamis.benchmarks.loaders.feeding`).
     """
 
     bundle: str
@@ -50,19 +56,39 @@ class Task:
     workers: int
     every: int = 1
     unmap: bool = False
+    device: str = "cpu"
+    feed: bool = False
 
 
-Epoch = Callable[[int], Iterator[int]]
-"""Goes through the epoch of that number, giving the number of images of each batch."""
+Epoch = Callable[[int], Iterator[Tensor]]
+"""Goes through the epoch of that number, giving each batch's images: (b, 3, h, w) uint8 in
+channels-last memory, on the device."""
 
 
 def open_contender(name: str, task: Task) -> Epoch:
-    """Open a loader by its name in ``CONTENDERS``."""
-    return CONTENDERS[name](task)
+    """Open a loader by its name in ``CONTENDERS``, or ``RESIDENT``."""
+    return _resident(task) if name == RESIDENT else CONTENDERS[name](task)
 
 
-def _sizes(batches: Iterable[Any]) -> Iterator[int]:
-    return (len(batch[1]) for batch in batches)
+def _on_device(batches: Iterable[Any], task: Task) -> Iterator[Tensor]:
+    """Images of (b, h, w, 3), labels → images of (b, 3, h, w); labels are moved, too."""
+    for images, labels, *_ in batches:
+        labels.to(task.device, non_blocking=True)
+        yield images.to(task.device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def _resident(task: Task) -> Epoch:
+    from tamis.bundles.opening import open_bundle
+
+    n_examples = open_bundle(task.bundle).n_examples
+    shape = (task.batch_size, task.side, task.side, 3)
+    batch = torch.randint(256, shape, dtype=torch.uint8, device=task.device).permute(0, 3, 1, 2)
+
+    def epoch(number: int) -> Iterator[Tensor]:
+        for start in range(0, n_examples, task.batch_size):
+            yield batch[: n_examples - start]
+
+    return epoch
 
 
 def _tamis(backend: str) -> Callable[[Task], Epoch]:
@@ -86,11 +112,12 @@ def _tamis(backend: str) -> Callable[[Task], Epoch]:
             resolution=task.side,
             augmentation=augmentations[task.mode],
             workers=task.workers,
+            device=task.device,
         )
 
-        def epoch(number: int) -> Iterator[int]:
+        def epoch(number: int) -> Iterator[Tensor]:
             loader.set_epoch(number)
-            return (len(batch.labels) for batch in loader)
+            return (batch.images for batch in loader)
 
         return epoch
 
@@ -106,7 +133,7 @@ def _plain_ffcv(task: Task) -> Epoch:
     )
     from ffcv.loader import Loader, OrderOption
     from ffcv.reader import Reader
-    from ffcv.transforms import RandomHorizontalFlip, RandomTranslate, Squeeze, ToTensor
+    from ffcv.transforms import RandomHorizontalFlip, RandomTranslate, Squeeze, ToDevice, ToTensor
 
     size = (task.side, task.side)
     images = {
@@ -114,6 +141,8 @@ def _plain_ffcv(task: Task) -> Epoch:
         "train": [RandomResizedCropRGBImageDecoder(size), RandomHorizontalFlip()],
         "small": [SimpleRGBImageDecoder(), RandomHorizontalFlip(), RandomTranslate(padding=4)],
     }
+    device = torch.device(task.device)
+    to_device = [ToDevice(device, non_blocking=True)] if device.type == "cuda" else []
     n_examples = len(Reader(task.bundle).metadata)
     loader = Loader(
         task.bundle,
@@ -122,15 +151,15 @@ def _plain_ffcv(task: Task) -> Epoch:
         num_workers=task.workers,
         order=OrderOption.SEQUENTIAL if task.mode == "score" else OrderOption.RANDOM,
         pipelines={
-            "image": [*images[task.mode], ToTensor()],
-            "label": [IntDecoder(), ToTensor(), Squeeze()],
+            "image": [*images[task.mode], ToTensor(), *to_device],
+            "label": [IntDecoder(), ToTensor(), *to_device, Squeeze()],
         },
         os_cache=True,
         drop_last=False,
     )
 
-    def epoch(number: int) -> Iterator[int]:
-        yield from _sizes(loader)
+    def epoch(number: int) -> Iterator[Tensor]:
+        yield from _on_device(loader, task)
         if task.unmap:
             loader.memory_manager.context.mmap = None
             gc.collect()
@@ -193,8 +222,9 @@ def _pillow(task: Task) -> Epoch:
         shuffle=task.mode != "score",
         num_workers=task.workers,
         persistent_workers=True,
+        pin_memory=task.device == "cuda",
     )
-    return lambda number: _sizes(loader)
+    return lambda number: _on_device(loader, task)
 
 
 def _webdataset(task: Task) -> Epoch:
@@ -207,9 +237,13 @@ def _webdataset(task: Task) -> Epoch:
         images = images.shuffle(1000)
     tuples = images.to_tuple("jpg", "cls").map_tuple(transform, int).batched(task.batch_size)
     loader = webdataset.WebLoader(
-        tuples, batch_size=None, num_workers=task.workers, persistent_workers=True
+        tuples,
+        batch_size=None,
+        num_workers=task.workers,
+        persistent_workers=True,
+        pin_memory=task.device == "cuda",
     )
-    return lambda number: _sizes(loader)
+    return lambda number: _on_device(loader, task)
 
 
 CONTENDERS: dict[str, Callable[[Task], Epoch]] = {

@@ -15,11 +15,11 @@ import numpy as np
 
 from tamis.benchmarks.loaders.ceilings import copying, decoding, reading
 from tamis.benchmarks.loaders.cold import cold_rows
-from tamis.benchmarks.loaders.contenders import CONTENDERS, Mode, Task
+from tamis.benchmarks.loaders.contenders import CONTENDERS, RESIDENT, Task
 from tamis.benchmarks.loaders.scoring_pass import scoring_rows
 from tamis.benchmarks.loaders.tiles import tile_rows
 from tamis.benchmarks.loaders.worker import LoaderProcess, Turn, take_turns
-from tamis.benchmarks.material import image_files, photographs
+from tamis.benchmarks.material import image_files, photographs, repeated
 from tamis.benchmarks.measuring import Ceiling, Row
 from tamis.bundles.bundle import Bundle
 from tamis.bundles.cut import cut
@@ -36,6 +36,8 @@ _MOST_LARGE, _MOST_SMALL = 2000, 50_000  # images of a bundle that are used
 _SHARDS = 4 * n_cores()  # several for each worker
 _EPOCHS = 20  # of the row about memory
 _OURS = ("ffcv", "dali", "memory")
+_FED_SIDE = 160
+_GPU_EXAMPLES = 8192  # at least; less is gone through in less than a second
 
 # (mode, ours, peer) → the least ratio that tamis aims at.
 _GOALS = {
@@ -45,7 +47,12 @@ _GOALS = {
     ("train", "ffcv", "plain FFCV"): 1.0,
     ("small", "memory", "plain FFCV"): 5.0,
 }
-_WORK = {"score": "centre crop", "train": "random resized crop, flip", "small": "shift, flip"}
+_WORK = {
+    "score": "centre crop",
+    "train": "random resized crop, flip",
+    "small": "shift, flip",
+    "fed": "training step of ResNet-18, random resized crop, flip",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,10 @@ class LoaderBench:
         repetitions: Epochs of each; the median counts.
         side: Of the images in pixels; of small images their own.
         batch_size: Examples.
-        cold_bytes: Size of the bundle that is read from the disk; 0 leaves it out.
+        cold_bytes: Size of the bundle that is read from the disk; 0 leaves it out. So does a GPU,
+            which makes no difference to it, or to restart tiles.
+        device: Where batches go, ``cpu`` or ``cuda``.
+        feed: Let each loader feed a training step of ResNet-18, too.
     """
 
     only: tuple[str, ...] | None = None
@@ -65,6 +75,8 @@ class LoaderBench:
     side: int = 224
     batch_size: int = 64
     cold_bytes: int = 2 << 30
+    device: str = "cpu"
+    feed: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class Figures:
     """One contender in one mode; medians.
 
     Attributes:
-        mode: ``score``, ``train`` or ``small``.
+        mode: ``score``, ``train``, ``small`` or ``fed``.
         loader: Its name.
         images_per_second: Of an epoch.
         megabytes_per_second: Of encoded records.
@@ -130,31 +142,69 @@ def bench_loaders(
         small = len(sides) == 1 and max(sides) <= _SMALL_SIDE
         if small:
             size = replace(size, side=int(max(sides)), batch_size=512, cold_bytes=0)
+        elif size.device == "cuda":
+            images = _enlarged(images, work)
         task, left_out = _prepared(images, work, size)
-        modes: tuple[Mode, ...] = ("small",) if small else ("score", "train")
         names = [name for name in size.only or CONTENDERS if _usable(name, task, left_out)]
         report = LoaderReport([], [], left_out)
-        total = len(modes) * len(names) * (size.repetitions + 1) + _EPOCHS
-        with progress.task("bench loaders", total) as advance:
-            ceilings = [reading(images), copying()]
-            report.rows.extend(Row(c.name, c.rate, c.unit) for c in ceilings)
-            top = decoding(images) if (rows["mode"] == JPEG_MODE).all() else None
-            for mode in modes:
-                asked = {name: (name, replace(task, mode=mode)) for name in names}
-                turns = take_turns(asked, size.repetitions, advance)
-                report.figures.extend(_figures(mode, turns, images))
-                report.rows.extend(_rows(mode, turns, size.side, top))
-            ours = "memory" if small else "ffcv"
-            if ours in names:
-                report.rows.append(_growth(ours, replace(task, mode=modes[-1]), advance))
-        if size.cold_bytes and {"ffcv", "plain FFCV"} <= set(names):
+        _epochs(_passes(task, size, small=small), names, images, size.repetitions, report, progress)
+        if small:
+            return report
+        on_cpu = size.device == "cpu" and {"ffcv", "plain FFCV"} <= set(names)
+        if on_cpu and size.cold_bytes:
             report.rows.extend(cold_rows(images, work, size.cold_bytes, size.repetitions, progress))
-        if not small and top is not None and {"ffcv", "plain FFCV"} <= set(names):
+        if on_cpu and _all_jpeg(images):
             rows_of_tiles = tile_rows(images, task, work, size.repetitions, left_out, progress)
             report.rows.extend(rows_of_tiles)
-        if not small and "ffcv" in names:
-            report.rows.extend(scoring_rows(images, size.side, progress))
+        if "ffcv" in names:
+            report.rows.extend(scoring_rows(images, size.side, size.device, progress))
     return report
+
+
+def _passes(task: Task, size: LoaderBench, *, small: bool) -> dict[str, Task]:
+    """What is gone through, by its name in ``_WORK``."""
+    if small:
+        return {"small": replace(task, mode="small")}
+    passes = {"score": task, "train": replace(task, mode="train")}
+    if size.feed:
+        passes["fed"] = replace(task, mode="train", side=_FED_SIDE, feed=True)
+    return passes
+
+
+def _epochs(
+    passes: dict[str, Task],
+    names: list[str],
+    images: Bundle,
+    repetitions: int,
+    report: LoaderReport,
+    progress: Progress,
+) -> None:
+    """Every pass by every contender, and memory over many epochs of the last that only loads."""
+    ours = "memory" if "small" in passes else "ffcv"
+    total = (len(passes) * len(names) + ("fed" in passes)) * (repetitions + 1) + _EPOCHS
+    with progress.task("bench loaders", total) as advance:
+        ceilings = [reading(images), copying()]
+        report.rows.extend(Row(c.name, c.rate, c.unit) for c in ceilings)
+        top = decoding(images) if _all_jpeg(images) else None
+        for mode, task in passes.items():
+            asked = {name: (name, task) for name in (*names, *[RESIDENT] * task.feed)}
+            turns = take_turns(asked, repetitions, advance)
+            report.figures.extend(_figures(mode, turns, images))
+            report.rows.extend(_rows(mode, turns, task.side, None if task.feed else top))
+        if ours in names:
+            watched = [task for task in passes.values() if not task.feed][-1]
+            report.rows.append(_growth(ours, watched, advance))
+
+
+def _all_jpeg(images: Bundle) -> bool:
+    return bool((images.metadata[f"f{images.image_field}"]["mode"] == JPEG_MODE).all())
+
+
+def _enlarged(images: Bundle, work: Path) -> Bundle:
+    """The same images often enough that a GPU has something to do."""
+    if images.n_examples >= _GPU_EXAMPLES:
+        return images
+    return repeated(images, work / "enlarged.beton", _GPU_EXAMPLES)
 
 
 def _images(bundle: Path | None, work: Path) -> Bundle:
@@ -170,9 +220,9 @@ def _images(bundle: Path | None, work: Path) -> Bundle:
 
 def _prepared(images: Bundle, work: Path, size: LoaderBench) -> tuple[Task, list[str]]:
     """The same images as files and as tar shards, for those who want them so."""
-    task = Task(str(images.path), "", "", "score", size.side, size.batch_size, n_cores())
-    modes = images.metadata[f"f{images.image_field}"]["mode"]
-    if not (modes == JPEG_MODE).all():
+    paths, workers = (str(images.path), "", ""), n_cores()
+    task = Task(*paths, "score", size.side, size.batch_size, workers, device=size.device)
+    if not _all_jpeg(images):
         return task, ["PIL DataLoader and WebDataset: the bundle holds pixels, not files"]
     files = image_files(images, work / "files", images.n_examples)
     listing = work / "files.txt"

@@ -29,7 +29,7 @@ class Turn:
 
     Attributes:
         n_images: Images given.
-        seconds: Wall time.
+        seconds: Wall time, until all of it is on the device and has been taken there.
         first_batch: Seconds until the first batch; of the first epoch from the process's start,
             with imports, opening, compiling, decoding into memory.
         cpu_seconds: Of the process and its children.
@@ -167,7 +167,11 @@ def _memory() -> int:
     return total + sum(int(child.memory_full_info().uss) for child in children)
 
 
-def _main(name: str, task: str) -> None:
+def _nothing(images: Any) -> None:
+    """Take a batch, and do nothing with it."""
+
+
+def _main(name: str, asked: str) -> None:
     import os
 
     answers = os.fdopen(os.dup(1), "w")
@@ -175,16 +179,28 @@ def _main(name: str, task: str) -> None:
     import psutil
     import torch
 
-    torch.set_num_threads(1)  # of the consumer, who does nothing
+    from tamis.benchmarks.loaders.feeding import training_step
+
+    task = Task(**json.loads(asked))
+    device = torch.device(task.device)
+    if task.feed:
+        take = training_step(device)
+    else:
+        torch.set_num_threads(1)
+        take = _nothing
     born = psutil.Process().create_time()
-    epoch = open_contender(name, Task(**json.loads(task)))
+    epoch = open_contender(name, task)
     number = 0
     while True:
         before, start = _cpu_seconds(), time.perf_counter()
-        batches = epoch(number)
-        n_images = next(batches)
-        first = time.perf_counter() - start if number else time.time() - born
-        n_images += sum(batches)
+        n_images, first = 0, 0.0
+        for images in epoch(number):
+            if not n_images:
+                first = time.perf_counter() - start if number else time.time() - born
+            n_images += len(images)
+            take(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
         turn = Turn(n_images, seconds, first, _cpu_seconds() - before, _memory())
         print(json.dumps(asdict(turn)), file=answers, flush=True)
