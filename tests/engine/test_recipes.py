@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from tamis.bundles.opening import open_bundle
+from tamis.encoders.fine_tuning import load_run
+from tamis.encoders.opening import open_encoder
 from tamis.errors import BundleError, UsageError, WorkFailedError
 from tamis.models.resnet_body import ResNetBody, standard_blocks
-from tamis.training.checkpoints import load_checkpoint
+from tamis.training.checkpoints import write_run
 from tamis.training.loop import Extras
 from tamis.training.recipes import RECIPES, get_recipe
 from tamis.training.run_folder import RunFolder, train_into
 from tamis.training.runs import RunOptions, train_on_bundle
-from tamis.training.starting import network_from_encoder
+from tamis.training.starting import network_from_encoder, network_from_run, teacher_from_run
 
 # Of a family that differs in its epochs alone, one stands for all.
 FAMILIES = (
@@ -88,13 +90,52 @@ def test_somebody_else_s_network_is_fine_tuned(sample_bundle: Path, tmp_path: Pa
     assert record.started_from == spec
     changed = [n for n, value in start.state_dict().items() if not torch.equal(value, before[n])]
     assert {"head.weight", "body.conv1.weight"} < set(changed)
-    with pytest.raises(BundleError, match=f"found a network that was fine-tuned from {spec}"):
-        load_checkpoint(folder.path, device)
+
+    # It is opened again by what it was started from, and has the weights of its own end.
+    kept = load_run(folder.path, device)
+    assert torch.equal(kept.model(images), start.eval()(images))
+    teacher = teacher_from_run(folder.path, get_recipe("small", {"resolution": 64}), 3, device)
+    assert torch.equal(teacher(images), start(images))
+    encoder = open_encoder(f"tamis:{folder.path}", device)
+    assert torch.allclose(encoder(images), start.features(images), rtol=0.02, atol=0.02)
+    assert encoder.provenance()["labels_used"] is True
+    again = network_from_run(folder.path, recipe, bundle.n_classes, 1, device)
+    assert torch.equal(again.eval()(images), start(images))
+    other = network_from_run(folder.path, recipe, 7, 1, device)
+    assert other.head.out_features == 7
+    assert torch.equal(other.eval().features(images), start.features(images))
+    with pytest.raises(UsageError, match="of 32 pixels, found one for 64"):
+        teacher_from_run(folder.path, get_recipe("small"), 3, device)
+    with pytest.raises(UsageError, match="a run of the recipe's network, network small-resnet"):
+        network_from_run(folder.path, get_recipe("small"), 3, 0, device)
+    (tmp_path / "net.pth").unlink()
+    with pytest.raises(UsageError, match=r"net\.pth: expected a checkpoint file, found no file"):
+        load_run(folder.path, device)
 
 
-def test_fine_tuning_needs_its_recipe_and_its_recipe_needs_a_network(sample_bundle: Path) -> None:
+def test_a_run_folder_does_not_name_code_that_is_run(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "hubconf.py").write_text("raise SystemExit('run')")
+    spec = f"torchhub:{tmp_path / 'hub'}:net"
+    config = {"network": "backbone", "spec": spec, "n_classes": 3, "resolution": 64}
+    torch.save({"config": config, "state": {}}, tmp_path / "model.pt")
+    with pytest.raises(BundleError, match=r"found one fine-tuned from torchhub:.*, whose code"):
+        load_run(tmp_path, torch.device("cpu"))
+
+
+def test_fine_tuning_needs_its_recipe_and_its_recipe_needs_a_network(
+    sample_bundle: Path, tmp_path: Path
+) -> None:
     bundle, device = open_bundle(sample_bundle), torch.device("cpu")
     with pytest.raises(UsageError, match="as finetune, found small, which is for small-resnet"):
         network_from_encoder("timm:resnet18", get_recipe("small"), 3, 0, device)
+    trained, record = train_on_bundle(
+        bundle, bundle, get_recipe("small", {"epochs": 1, "resolution": 8}), device=device
+    )
+    write_run(tmp_path / "run", record, trained.model)
+    with pytest.raises(
+        UsageError, match=r"expected a run of finetune, or .* found a run of network"
+    ):
+        network_from_run(tmp_path / "run", get_recipe("finetune"), 3, 0, device)
     with pytest.raises(UsageError, match="recipe finetune: expected a network to go on from"):
         train_on_bundle(bundle, bundle, get_recipe("finetune"), device=device)

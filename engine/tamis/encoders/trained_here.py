@@ -19,7 +19,6 @@ from tamis.loaders.settings import Decoding, OnError
 from tamis.models.network import Network
 from tamis.models.weights import weights_digest
 from tamis.progress import QUIET, Progress
-from tamis.training.checkpoints import load_checkpoint
 from tamis.training.recipes import Recipe
 from tamis.training.selfsup import SelfsupSettings, train_encoder
 
@@ -31,9 +30,11 @@ def open_run(spec: EncoderSpec, device: torch.device, resolution: int | None) ->
 
     Raises:
         BundleError: No run, or a damaged one.
-        UsageError: Another resolution than it was trained at.
+        UsageError: Another resolution than it was trained at; what it was fine-tuned from is gone.
     """
-    checkpoint = load_checkpoint(Path(spec.argument), device)
+    from tamis.encoders.fine_tuning import load_run  # which opens encoders by their names
+
+    checkpoint = load_run(Path(spec.argument), device)
     model = checkpoint.model
     trained_at = checkpoint.resolution
     if resolution not in (None, trained_at):

@@ -15,7 +15,7 @@ __all__ = ["Backbone"]
 class Backbone(Network):
     """Somebody else's network without its classifier, and a new one.
 
-    It is not built again from its config: who goes on with it opens the same ``spec``.
+    It is not built again from its config alone: its ``spec`` has to be opened again.
 
     Args:
         n_classes: Outputs.
@@ -24,6 +24,7 @@ class Backbone(Network):
         mean: Of the three channels, in units of 0…255; subtracted.
         std: Likewise; divided by.
         spec: What the body was opened by.
+        resolution: Side of its images in pixels.
     """
 
     kind = "backbone"
@@ -36,8 +37,10 @@ class Backbone(Network):
         mean: Sequence[float],
         std: Sequence[float],
         spec: str,
+        resolution: int,
     ) -> None:
-        super().__init__({"n_classes": n_classes, "spec": spec}, n_features)
+        config = {"n_classes": n_classes, "spec": spec, "resolution": resolution}
+        super().__init__(config, n_features)
         self.body = body.requires_grad_(True)
         self.mean = torch.tensor(mean).view(1, 3, 1, 1)
         self.std = torch.tensor(std).view(1, 3, 1, 1)

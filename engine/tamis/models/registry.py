@@ -23,7 +23,8 @@ def build_network(config: Mapping[str, Any]) -> Network:
 
     Raises:
         KeyError, TypeError: Another network's, or not a config.
-        ValueError: A backbone's, which only the library that it came from builds.
+        ValueError: A backbone's, which only the library that it came from builds; see
+            :func:`tamis.encoders.fine_tuning.open_backbone`.
     """
     values = dict(config)
     if values.get("network") == Backbone.kind:

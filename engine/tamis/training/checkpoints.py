@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -62,15 +63,25 @@ def write_run(out: Path, record: RunRecord | SelfsupRecord, model: Network) -> N
         partial.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(run_dir: Path, device: torch.device) -> Checkpoint:
+def load_checkpoint(
+    run_dir: Path,
+    device: torch.device,
+    build: Callable[[Mapping[str, Any]], Network] = build_network,
+) -> Checkpoint:
     """The network of a run written by :func:`write_run`; loads tensors only, no code.
 
+    Args:
+        run_dir: The run's folder.
+        device: Where the network goes.
+        build: Makes a network of its config; may raise ValueError where it will not.
+
     Raises:
-        BundleError: No checkpoint, or a damaged one.
+        BundleError: No checkpoint, a damaged one, or a network that is not built.
+        As ``build``.
     """
     try:
         raw = torch.load(run_dir / "model.pt", map_location=device, weights_only=True)
-        model = build_network(raw["config"])
+        model = build(raw["config"])
         model.load_state_dict(raw["state"])
         objective = raw.get("objective", "supervised")
         # Checkpoints of the first version have it with the network alone.

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import torch
 
-from tamis.encoders.network import NetworkEncoder
-from tamis.encoders.opening import open_encoder
+from tamis.encoders.fine_tuning import load_run, open_backbone
 from tamis.errors import UsageError
 from tamis.models.backbone import Backbone
 from tamis.models.network import Network
-from tamis.training.checkpoints import load_checkpoint
 from tamis.training.networks import new_network
 from tamis.training.recipes import Recipe
 
@@ -37,8 +35,8 @@ def network_from_run(
         BundleError: No run, or a damaged one.
         UsageError: A run of another network.
     """
-    kept = load_checkpoint(run, device)
-    network = new_network(recipe, n_classes, seed).to(device)
+    kept = load_run(run, device)
+    network = _fresh_like(kept.model, recipe, n_classes, seed, device)
     old, new = kept.model.state_dict(), network.state_dict()
     wanted = {name: tensor.shape for name, tensor in new.items() if not name.startswith("head.")}
     found = {name: tensor.shape for name, tensor in old.items() if not name.startswith("head.")}
@@ -55,6 +53,21 @@ def network_from_run(
         {name: old[name] if keeps_head or name in found else new[name] for name in new}
     )
     return network
+
+
+def _fresh_like(
+    model: Network, recipe: Recipe, n_classes: int, seed: int, device: torch.device
+) -> Network:
+    if recipe.network != Backbone.kind:
+        return new_network(recipe, n_classes, seed).to(device)
+    if model.kind != Backbone.kind:
+        raise UsageError(
+            "--start",
+            expected=f"a run of {recipe.name}, or a network such as timm:resnet50",
+            found=f"a run of {_described(model)}",
+            do="choose the recipe of that run",
+        )
+    return network_from_encoder(model.config["spec"], recipe, n_classes, seed, device)
 
 
 def network_from_encoder(
@@ -79,17 +92,9 @@ def network_from_encoder(
             found=f"{recipe.name}, which is for {recipe.network}",
             do="pass --recipe finetune, with --set for its values",
         )
-    encoder = open_encoder(spec, device, resolution=recipe.resolution)
-    if not isinstance(encoder, NetworkEncoder):
-        raise UsageError(
-            "--start", expected="a network", found=spec, do="name one of timm, torchhub or a file"
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Backbone(
-            n_classes, encoder.module, encoder.n_features, encoder.mean, encoder.std, spec
-        )
-    return network.to(device)
+        return open_backbone(spec, n_classes, recipe.resolution, device)
 
 
 def teacher_from_run(run: Path, recipe: Recipe, n_classes: int, device: torch.device) -> Network:
@@ -99,7 +104,7 @@ def teacher_from_run(run: Path, recipe: Recipe, n_classes: int, device: torch.de
         BundleError: No run, or a damaged one.
         UsageError: It was trained without labels, on other classes, or for images of another size.
     """
-    kept = load_checkpoint(run, device)
+    kept = load_run(run, device)
     knows = kept.model.head.out_features
     for fits, expected, found in (
         (kept.objective == "supervised", "a run with labels", "one without"),
