@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tamis.errors import UsageError
 from tamis.training.tracking import open_tracks
@@ -37,8 +38,13 @@ class Client:
     def log_metric(self, run_id: str, key: str, value: float, step: int) -> None:
         self.told.append((run_id, key, value, step))
 
-    def set_terminated(self, run_id: str) -> None:
-        self.told.append((run_id, "end"))
+    def update_run(self, run_id: str, status: str) -> None:
+        if run_id != "r1":
+            raise LookupError(run_id)
+        self.told.append((run_id, status))
+
+    def set_terminated(self, run_id: str, status: str) -> None:
+        self.told.append((run_id, status))
 
 
 @pytest.fixture
@@ -56,16 +62,47 @@ def test_mlflow_is_told_of_settings_and_curves(tmp_path: Path) -> None:
     for track in tracks:
         track.settings({"epochs": 3})
         track.number("train/loss", 0.5, 1)
-        track.close()
+        track.close("FINISHED")
     assert Client.told == [
         ("uri", (tmp_path.resolve() / "mlruns").as_uri()),
         ("look for", "tamis"),
         ("experiment tamis", "run"),
         ("r1", "epochs", 3),
         ("r1", "train/loss", 0.5, 1),
-        ("r1", "end"),
+        ("r1", "FINISHED"),
     ]
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.usefixtures("mlflow")
+def test_a_resumed_run_is_the_same_one_to_mlflow(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for resume, opening in (
+        (False, [("experiment tamis", "run")]),
+        (True, [("r1", "RUNNING")]),
+        (False, [("experiment tamis", "run")]),
+    ):
+        tensorboard, mlflow = open_tracks(out, "run", "mlflow", resume=resume)
+        tensorboard.close("KILLED")
+        mlflow.close("KILLED")
+        assert Client.told[2:] == [*opening, ("r1", "KILLED")]
+    (out / "mlflow-run").write_text("of another server")
+    open_tracks(out, "run", "mlflow", resume=True)
+    assert Client.told[2:] == [("experiment tamis", "run")]
+    assert (out / "mlflow-run").read_text() == "r1\n"
+
+
+def test_epochs_that_are_trained_again_are_shown_once(tmp_path: Path) -> None:
+    for steps, loss in (((0, 1, 2), 0.5), ((1, 2, 3), 0.25)):
+        (track,) = open_tracks(tmp_path, "run", None, resume=loss < 0.5)
+        track.settings({"epochs": 4})
+        for step in steps:
+            track.number("train/loss", loss, step)
+        track.close("KILLED")
+    (track,) = open_tracks(tmp_path, "run", None, resume=True)
+    track.close("FAILED")  # before its first epoch
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
+    assert [(one.step, one.value) for one in shown] == [(0, 0.5), (1, 0.25), (2, 0.25), (3, 0.25)]
 
 
 def test_without_mlflow_it_is_named_and_nothing_is_made(

@@ -45,7 +45,7 @@ class SweepTracks:
                 track.number("train/loss", loss, epoch)
             for name in ("accuracy", "accuracy_top5", "loss"):
                 track.number(f"test/{name}", run[f"test_{name}"], len(run["epoch_losses"]))
-            track.close()
+            track.close("FINISHED")
 
 
 def _name(trial: Trial) -> str:

@@ -12,7 +12,7 @@ leaves the last good checkpoint.
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tamis.atomic import refuse_existing, refuse_missing_folder
 from tamis.bundles.bundle import Bundle
-from tamis.errors import UsageError, first_line
+from tamis.errors import InterruptedRunError, UsageError, first_line
 from tamis.loaders.batch import Skipped
 from tamis.loaders.settings import OnError
 from tamis.progress import QUIET, Progress
@@ -39,7 +39,7 @@ from tamis.training.runs import (
     teacher_facts,
     train_on_bundle,
 )
-from tamis.training.tracking import Track, open_tracks
+from tamis.training.tracking import End, Track, open_tracks
 
 __all__ = ["RunFolder", "train_into"]
 
@@ -133,28 +133,30 @@ def train_into(
         for name in ("checkpoint.pt", "record.json", "model.pt"):
             (folder.path / name).unlink(missing_ok=True)
     workers.wait()
-    with ExitStack() as stack:
-        curves = _Curves()
+    with closing(_Curves()) as curves:
         if workers.writes:
-            for track in open_tracks(folder.path, folder.path.name, folder.track):
-                stack.callback(track.close)
-                curves.tracks.append(track)
+            name, resume = folder.path.name, folder.resume
+            curves.tracks += open_tracks(folder.path, name, folder.track, resume=resume)
         curves.settings(recipe, training, options)
-        trained, record = train_on_bundle(
-            training,
-            testing,
-            recipe,
-            replace(
-                options,
-                keeping=Keeping(folder.checkpoint, resume=folder.resume, every=folder.every),
-                extras=replace(options.extras, stop=StopRequest(), report=curves.epoch),
-            ),
-            example_ids=example_ids,
-            loader=loader,
-            on_error=on_error,
-            device=device,
-            progress=progress,
-        )
+        try:
+            trained, record = train_on_bundle(
+                training,
+                testing,
+                recipe,
+                replace(
+                    options,
+                    keeping=Keeping(folder.checkpoint, resume=folder.resume, every=folder.every),
+                    extras=replace(options.extras, stop=StopRequest(), report=curves.epoch),
+                ),
+                example_ids=example_ids,
+                loader=loader,
+                on_error=on_error,
+                device=device,
+                progress=progress,
+            )
+        except InterruptedRunError:
+            curves.end = "KILLED"
+            raise
         curves.finish(record)
         if workers.writes:
             write_run(folder.path, record, trained.model)
@@ -165,6 +167,7 @@ def train_into(
 class _Curves:
     def __init__(self) -> None:
         self.tracks: list[Track] = []
+        self.end: End = "FAILED"  # until it is known better
 
     def settings(self, recipe: Recipe, training: Bundle, options: RunOptions) -> None:
         seeds = options.seeds
@@ -197,6 +200,11 @@ class _Curves:
             },
             len(record.epoch_losses),
         )
+        self.end = "FINISHED"
+
+    def close(self) -> None:
+        for track in self.tracks:
+            track.close(self.end)
 
     def _numbers(self, values: dict[str, float], step: int) -> None:
         for track in self.tracks:
