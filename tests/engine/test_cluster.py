@@ -39,6 +39,7 @@ from tamis.sweep.records import TrialRecord, read_records
 from tamis.sweep.running import run_sweep
 from tamis.sweep.spec import SweepSpec
 from tamis.training.recipes import get_recipe
+from tamis.training.selfsup import SelfsupSettings
 
 ray = pytest.importorskip("ray")
 CPU = torch.device("cpu")
@@ -156,24 +157,32 @@ def test_an_address_where_nothing_answers(spec: SweepSpec, tmp_path: Path) -> No
 
 
 def test_scores_are_those_of_one_machine_to_the_bit(
-    spec: SweepSpec, cluster: Any, tmp_path: Path
+    spec: SweepSpec, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Networks of all kinds and embeddings, on two workers with a thread each."""
+    """Trainings of all kinds and embeddings, on two workers with a thread each; none is left."""
     cluster.add_node(**_ROOM)
     bundle, test = open_bundle(spec.train), open_bundle(spec.test)
-    metrics = get_metrics(["el2n", "forgetting", "memorization", "influence-max", "prototypes"])
+    names = ["el2n", "forgetting", "memorization", "influence-max", "active-learning", "prototypes"]
+    metrics = get_metrics(names)
     recipe = get_recipe("digits", {"epochs": 2, "width": 4})
     settings = CampaignSettings(
-        recipe, models=1, early_models=2, subset_models=10, encoder="pixels"
+        recipe, models=1, early_models=2, subset_models=10, selfsup=SelfsupSettings(epochs=2)
     )
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("trained where it was asked for")
+
+    for module in ("whole_runs", "subset_runs", "acquisition"):
+        monkeypatch.setattr(f"tamis.metrics.{module}.train", refuse)
+    monkeypatch.setattr("tamis.metrics.embeddings.train_encoder", refuse)
     there, options = tmp_path / "there", ClusterOptions(cluster.address)
     found = score(
         bundle, metrics, settings, CPU, test=test, work=there, cluster=options
     ).table.columns
     # With one thread from the beginning, as a worker with one core has.
     alone = ["score", spec.train, tmp_path / "alone.parquet", "--test", spec.test]
-    alone += ["--device", "cpu", "--encoder", "pixels"]
-    alone += ["--metrics", ",".join(metric.name for metric in metrics), "--recipe", "digits"]
+    alone += ["--device", "cpu", "--encoder-epochs", 2]
+    alone += ["--metrics", ",".join(names), "--recipe", "digits"]
     alone += ["--set", "epochs=2", "--set", "width=4", "--models", 1, "--early-models", 2]
     subprocess.run(
         process_command(*alone, "--subset-models", 10, "--json"),
@@ -181,7 +190,7 @@ def test_scores_are_those_of_one_machine_to_the_bit(
         stdout=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     expected = read_score_table(tmp_path / "alone.parquet").columns
-    assert len(list(there.glob("*.pt"))) == 13
+    assert len(list(there.glob("*.pt"))) == 14
     for name, column in expected.items():
         np.testing.assert_array_equal(found[name].values, column.values)
         assert found[name].info == column.info  # the networks' digests, too

@@ -129,10 +129,16 @@ def plan_campaign(
 
 @dataclass(frozen=True)
 class _Training:
-    """One network of a campaign: whole, early (to its early epoch) or subset, from 0."""
+    """What one worker trains: a network, whole, early (to its early epoch) or on a subset, from 0;
+    the encoder; or all rounds of acquisition, each of which goes on from the one before.
+    """
 
-    kind: Literal["whole", "early", "subset"]
-    number: int
+    kind: Literal["whole", "early", "subset", "encoder", "acquisition"]
+    number: int = 0
+
+    def __str__(self) -> str:
+        alone = self.kind in ("encoder", "acquisition")
+        return self.kind if alone else f"{self.kind} network {self.number}"
 
 
 @dataclass(frozen=True)
@@ -278,11 +284,11 @@ class _Campaign:
                 found="none",
                 do="pass one as work",
             )
-        self._train_networks_on(cluster, work)
+        self._train_missing_on(cluster, work)
         if self._embeddings is not None:
             self._embeddings.make(cluster)
 
-    def _train_networks_on(self, cluster: ClusterOptions, work: Path) -> None:
+    def _train_missing_on(self, cluster: ClusterOptions, work: Path) -> None:
         context, trainings = self.context, self.missing()
         if not trainings:
             return
@@ -290,13 +296,13 @@ class _Campaign:
         names = tuple(metric.name for metric in self._metrics)
         device = context.device.type
         job = _Job(context.bundle.path, names, context.settings, device, test, work.resolve())
-        with context.progress.task("score: networks on the cluster", len(trainings)) as advance:
+        with context.progress.task("score: trainings on the cluster", len(trainings)) as advance:
             for training, given_up in run_on_cluster(
                 partial(_open, job), trainings, cluster, use_gpus=device == "cuda"
             ):
                 if given_up is not None:
                     raise WorkFailedError(
-                        f"score: {training.kind} network {training.number}",
+                        f"score: {training}",
                         expected="a worker that trains it",
                         found=given_up.reason,
                         do="run the same command again: what is finished is kept",
@@ -304,15 +310,26 @@ class _Campaign:
                 advance()
 
     def missing(self) -> list[_Training]:
-        """Networks that have to be trained and do not need each other."""
+        """What has to be trained and does not need each other; what takes longest first."""
         full, early = self._whole.missing()
         whole = [_Training("whole" if n in full else "early", n) for n in sorted({*full, *early})]
         subsets = self._subsets.missing() if self._subsets is not None else []
-        return whole + [_Training("subset", number) for number in subsets]
+        alone: list[_Training] = []
+        if self._acquisition is not None and self._acquisition.missing():
+            alone.append(_Training("acquisition"))
+        if self._embeddings is not None and self._embeddings.needs_encoder():
+            alone.append(_Training("encoder"))
+        return alone + whole + [_Training("subset", number) for number in subsets]
 
     def train(self, training: _Training) -> None:
         """Train one of them."""
-        if training.kind == "subset":
+        if training.kind == "acquisition":
+            assert self._acquisition is not None
+            self._acquisition.run()
+        elif training.kind == "encoder":
+            assert self._embeddings is not None
+            self._embeddings.train_encoder()
+        elif training.kind == "subset":
             assert self._subsets is not None
             self._subsets.train(training.number)
         else:

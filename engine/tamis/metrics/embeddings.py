@@ -76,6 +76,30 @@ class EmbeddingWork:
         """Whether they were computed before, here or elsewhere."""
         return self._spec.kind == "npy" or (self._file is not None and self._file.exists())
 
+    def needs_encoder(self) -> bool:
+        """Whether a network has to be trained before the embeddings can be computed."""
+        if self._spec.kind != "selfsup" or self.are_there():
+            return False
+        return not self._context.store.holds(self._encoder_name)
+
+    def train_encoder(self) -> None:
+        """Train it on the examples that are scored, and keep it."""
+        context, settings = self._context, self._context.settings
+        model = train_encoder(
+            context.shuffled(settings.selfsup.batch_size, settings.seed),
+            settings.recipe,
+            settings.selfsup,
+            seed=settings.seed,
+            device=context.device,
+            progress=context.progress,
+        )
+        context.store.save_model(self._encoder_name, model)
+        context.store.save(self._encoder_name, {"network": np.array(weights_digest(model))})
+
+    @property
+    def _encoder_name(self) -> str:
+        return self._context.store.name("encoder", 0, **self._about())
+
     @property
     def bytes_of_selfsup(self) -> int:
         """On disk, of embeddings by the encoder that is trained here; of others 0."""
@@ -173,21 +197,10 @@ class EmbeddingWork:
         )
 
     def _selfsup_network(self) -> Network:
-        """Trained once on the examples that are scored, then kept."""
-        context, settings = self._context, self._context.settings
-        name = context.store.name("encoder", 0, **self._about())
-        if not context.store.holds(name):
-            model = train_encoder(
-                context.shuffled(settings.selfsup.batch_size, settings.seed),
-                settings.recipe,
-                settings.selfsup,
-                seed=settings.seed,
-                device=context.device,
-                progress=context.progress,
-            )
-            context.store.save_model(name, model)
-            context.store.save(name, {"network": np.array(weights_digest(model))})
-        return context.store.load_model(name, context.device)
+        """Trained once, then kept."""
+        if not self._context.store.holds(self._encoder_name):
+            self.train_encoder()
+        return self._context.store.load_model(self._encoder_name, self._context.device)
 
     def _about(self) -> dict[str, Any]:
         settings = self._context.settings
