@@ -16,6 +16,7 @@ from torch import Tensor
 from tamis.errors import UsageError, WorkFailedError
 from tamis.loaders.batch import Batch, Loader
 from tamis.loaders.settings import Augmentation, RandomResizedCrop
+from tamis.memory import keep_freed
 from tamis.models.network import Network
 from tamis.progress import QUIET, Progress
 from tamis.training.dynamic import DynamicPruning
@@ -223,6 +224,8 @@ def train(
             found=f"{steps} steps, {loader.n_examples} examples, {n_classes} classes",
             do="check --full-examples and the bundle",
         )
+    if device.type == "cpu":
+        keep_freed()
     extras = extras or Extras()
     model = extras.start if extras.start is not None else new_network(recipe, n_classes, seeds.init)
     run = _Run(loader, recipe, steps, device, model, extras)

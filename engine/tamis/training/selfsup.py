@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tamis.devices import autocast
 from tamis.errors import UsageError
 from tamis.loaders.batch import Loader
+from tamis.memory import keep_freed
 from tamis.models.network import Network
 from tamis.progress import QUIET, Progress
 from tamis.training.networks import new_network
@@ -170,6 +171,8 @@ def train_encoder(
     Returns:
         The network in evaluation mode; what counts are its features.
     """
+    if device.type == "cpu":
+        keep_freed()
     generator = torch.Generator().manual_seed(seed)
     model = new_encoder(recipe, seed, device).train()
     with torch.random.fork_rng(devices=[]):

@@ -7,10 +7,12 @@ to ``_FEW`` classes, where a row is shorter than a vector, the loops run across 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from tamis_kernels.cpu.vector_math import (
     LOWEST,
@@ -34,6 +36,9 @@ _INF = _F(np.inf)
 _NOTHING = np.int32(-0x800000)  # the bits of −∞
 _FEW = 64  # classes
 _BLOCK = 256  # rows that are finished together
+# Logits up to which one thread scores them: others would be woken for some microseconds of work,
+# and then look out for more while whoever trains wants their cores.
+_LITTLE = 1 << 16
 # Classes whose terms are added up in float32 before float64 takes over: with the four lanes of the
 # narrowest CPUs 32 additions each, whose roundings, all to one side, come to less than 1e-6.
 _SUMMED = 128
@@ -192,19 +197,41 @@ def _finish(parts, n, out, start):
         correct[i] = (parts[6, i] != _F(0.0)) & (not broken)
 
 
-def _score_rows(logits, kind, labels, out):
-    """Fill the outputs for logits (n, c ≥ 2) of kind 0 (float32), 1 (half), 2 (bfloat16)."""
+@njit
+def _score_block(logits, kind, labels, out, block):
+    """Fill the outputs for a block of rows."""
     n_rows, n_classes = logits.shape
-    length = (n_classes + _LANES - 1) // _LANES * _LANES
-    for block in numba.prange((n_rows + _BLOCK - 1) // _BLOCK):
-        rows = (block * _BLOCK, min(n_rows, block * _BLOCK + _BLOCK))
-        parts = np.empty((7, _BLOCK), np.float32)
-        if n_classes <= _FEW:
-            columns = np.empty((n_classes, _BLOCK), np.float32)
-            _short_rows(logits, kind, labels, rows, columns, parts)
-        else:
-            _long_rows(logits, kind, labels, rows, np.full(length, -_INF, np.float32), parts)
-        _finish(parts, rows[1] - rows[0], out, rows[0])
+    rows = (block * _BLOCK, min(n_rows, block * _BLOCK + _BLOCK))
+    parts = np.empty((7, _BLOCK), np.float32)
+    if n_classes <= _FEW:
+        columns = np.empty((n_classes, _BLOCK), np.float32)
+        _short_rows(logits, kind, labels, rows, columns, parts)
+    else:
+        length = (n_classes + _LANES - 1) // _LANES * _LANES
+        _long_rows(logits, kind, labels, rows, np.full(length, -_INF, np.float32), parts)
+    _finish(parts, rows[1] - rows[0], out, rows[0])
 
 
-launch: Callable[..., None] = numba.njit(parallel=True, cache=True)(_score_rows)
+def _by_one_thread(logits, kind, labels, out):
+    for block in range((len(logits) + _BLOCK - 1) // _BLOCK):
+        _score_block(logits, kind, labels, out, block)
+
+
+def _by_threads(logits, kind, labels, out):
+    for block in numba.prange((len(logits) + _BLOCK - 1) // _BLOCK):
+        _score_block(logits, kind, labels, out, block)
+
+
+_launch_one: Callable[..., None] = numba.njit(cache=True)(_by_one_thread)
+_launch_many: Callable[..., None] = numba.njit(parallel=True, cache=True)(_by_threads)
+
+
+def launch(
+    logits: NDArray[Any],
+    kind: int,
+    labels: NDArray[Any],
+    out: tuple[NDArray[Any], ...],
+) -> None:
+    """Fill the outputs for logits (n, c ≥ 2) of kind 0 (float32), 1 (half), 2 (bfloat16)."""
+    launch_ = _launch_many if logits.size > _LITTLE else _launch_one
+    launch_(logits, kind, labels, out)
