@@ -12,19 +12,30 @@ import pytest
 
 from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
-from tamis.demo import run_demo
+from tamis.demo import _write_sweep, run_demo
 from tamis.errors import UsageError
 from tamis.metrics.settings import CampaignSettings
 from tamis.selection.files import read_selected_ids
+from tamis.training.recipes import get_recipe
 from tamis.training.selfsup import SelfsupSettings
+
+SMALLER = {"width": 8, "epochs": 5}
 
 
 def test_the_demo_leaves_every_artifact_and_a_true_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Fewer networks than the demo scores with, of which most of its minutes are.
+    # Fewer and smaller trainings than the demo's, which are most of its minutes.
     few = partial(CampaignSettings, models=1, subset_models=10, selfsup=SelfsupSettings(epochs=5))
     monkeypatch.setattr("tamis.demo.CampaignSettings", few)
+    monkeypatch.setattr("tamis.demo.get_recipe", lambda name: get_recipe(name, SMALLER))
+
+    def write_sweep(folder: Path, seeds: int) -> Path:
+        spec = _write_sweep(folder, seeds)
+        spec.write_text(spec.read_text() + f"set: {json.dumps(SMALLER)}\n")
+        return spec
+
+    monkeypatch.setattr("tamis.demo._write_sweep", write_sweep)
     out = tmp_path / "demo"
     report = run_demo(out, seeds=2)
     training, pruned = open_bundle(out / "train.beton"), open_bundle(out / "pruned.beton")

@@ -86,15 +86,21 @@ def _compiled(id_type: str, label_type: str) -> Callable[..., None]:
 
 def _select(scores, ids, labels, quotas, key, count, n_threads, kept):
     """Both rounds: the quotas, where there are any, and the filling up."""
-    kept[:] = False
     rows = (scores, ids, key)
+    for i in range(len(kept)):
+        kept[i] = False
     if len(quotas):
-        _keep_best(rows, labels, quotas.copy(), n_threads, kept)
+        wanted = np.empty(len(quotas), np.int64)  # is changed
+        for label in range(len(quotas)):
+            wanted[label] = quotas[label]
+        _keep_best(rows, labels, wanted, n_threads, kept)
     n_kept = _I(0)
     for i in range(len(kept)):
         n_kept += kept[i]
     if n_kept < count:
-        _keep_best(rows, labels, np.full(1, count - n_kept, np.int64), n_threads, kept)
+        wanted = np.empty(1, np.int64)
+        wanted[0] = count - n_kept
+        _keep_best(rows, labels, wanted, n_threads, kept)
 
 
 @njit(error_model="numpy")
@@ -102,19 +108,29 @@ def _keep_best(rows, labels, wanted, n_threads, kept):
     """Mark the best wanted[c] of each class's unmarked rows; labels of one class are not read."""
     n_rows, n_classes = len(kept), len(wanted)
     thresholds = np.zeros((n_classes, 3), np.uint64)
-    states = np.where(wanted > 0, _OPEN, 1 + _SETTLED).astype(np.int8)
+    states = np.empty(n_classes, np.int8)
+    for label in range(n_classes):
+        states[label] = _OPEN if wanted[label] > 0 else 1 + _SETTLED
     bits = _digit_bits(n_rows, n_classes)
     n_bins = n_classes << bits
     counts = np.empty((max(1, min(n_threads, _ALL_BINS // n_bins)), n_bins), np.int32)
     for word in range(3):
         upper = 64 if word == _HASH else 32
-        while upper > 0 and (states == _OPEN).any():
+        while upper > 0 and _any_open(states):
             shift = max(0, upper - bits)
             digit = (word, _U(shift), upper - shift)
             _count(rows, labels, digit, thresholds, states, kept, counts)
             _narrow(counts, digit, thresholds, states, wanted)
             upper = shift
     _mark(rows, labels, thresholds, states, kept)
+
+
+@njit
+def _any_open(states):
+    for state in states:
+        if state == _OPEN:
+            return True
+    return False
 
 
 @njit
@@ -151,7 +167,8 @@ def _count(rows, labels, digit, thresholds, states, kept, counts):
     """Fill counts[part, class · 2^bits + digit]."""
     n_rows, n_parts = len(kept), len(counts)
     for part in numba.prange(n_parts):
-        counts[part] = 0
+        for k in range(counts.shape[1]):
+            counts[part, k] = np.int32(0)
         start, stop = n_rows * part // n_parts, n_rows * (part + 1) // n_parts
         if digit[0] == _SCORE:
             _count_scores(rows, labels, digit, thresholds, states, kept, counts[part], start, stop)
@@ -192,22 +209,24 @@ def _count_ties(rows, labels, digit, thresholds, states, kept, counts, start, st
             counts[(label << _U(bits)) + (value & mask)] += np.int32(1)
 
 
-@njit(parallel=True, error_model="numpy")
+@njit(error_model="numpy")
 def _narrow(counts, digit, thresholds, states, wanted):
     """Fix one digit of every open threshold; wanted[c] becomes what is wanted of that bucket."""
     word, shift, bits = digit
-    for label in numba.prange(len(wanted)):
+    for label in range(len(wanted)):
         if states[label] != _OPEN:
             continue
         found, here = _bucket(counts, label << bits, 1 << bits, wanted, label)
         if found < 0:  # fewer rows than wanted: all are kept
-            thresholds[label] = _ONES
+            for k in range(3):
+                thresholds[label, k] = _ONES
             states[label] = _SETTLED
             continue
         thresholds[label, word] |= _U(found) << shift
         if here == wanted[label]:  # the bucket is kept whole
             thresholds[label, word] |= (_ONE << shift) - _ONE
-            thresholds[label, word + 1 :] = _ONES
+            for k in range(word + 1, 3):
+                thresholds[label, k] = _ONES
             states[label] = _SETTLED
 
 
@@ -233,9 +252,9 @@ def _mark(rows, labels, thresholds, states, kept):
         label = _U(labels[i]) if many else _U(0)
         if kept[i] or states[label] != _SETTLED:
             continue
-        rank, last = _rank(scores[i]), thresholds[label]
-        if rank != last[0]:
-            kept[i] = rank < last[0]
+        rank, last = _rank(scores[i]), thresholds[label, 0]
+        if rank != last:
+            kept[i] = rank < last
         else:
-            tie = _tie(ids[i], key)
-            kept[i] = tie < last[1] or (tie == last[1] and _U(i) <= last[2])
+            tie, last = _tie(ids[i], key), thresholds[label, 1]
+            kept[i] = tie < last or (tie == last and _U(i) <= thresholds[label, 2])
