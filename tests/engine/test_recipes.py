@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,26 @@ def test_somebody_else_s_network_is_fine_tuned(sample_bundle: Path, tmp_path: Pa
         load_run(folder.path, device)
 
 
-def test_a_run_folder_does_not_name_code_that_is_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "torchhub:{0}/hub:net",
+        "torchhub:somebody/repository:net",
+        "timm:hf-hub:somebody/repository",
+        "open_clip:RN50/{0}/x.pt",
+        "file:{0}/script.pt",
+        "pixels",
+    ],
+)
+def test_a_run_folder_does_not_name_programs_that_are_run(spec: str, tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "hubconf.py").write_text("raise SystemExit('run')")
-    spec = f"torchhub:{tmp_path / 'hub'}:net"
-    config = {"network": "backbone", "spec": spec, "n_classes": 3, "resolution": 64}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(torch.nn.Flatten()), tmp_path / "script.pt")
+    config = {"network": "backbone", "spec": spec.format(tmp_path), "n_classes": 3}
     torch.save({"config": config, "state": {}}, tmp_path / "model.pt")
-    with pytest.raises(BundleError, match=r"found one fine-tuned from torchhub:.*, whose code"):
+    with pytest.raises(BundleError, match=r"found one fine-tuned from .*, which a run folder does"):
         load_run(tmp_path, torch.device("cpu"))
 
 

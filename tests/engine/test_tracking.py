@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tamis.errors import UsageError
+from tamis.bundles.opening import open_bundle
+from tamis.errors import InterruptedRunError, UsageError
+from tamis.training.recipes import get_recipe
+from tamis.training.run_folder import RunFolder, train_into
+from tamis.training.runs import RunOptions
 from tamis.training.tracking import open_tracks
 
 
@@ -92,8 +99,42 @@ def test_a_resumed_run_is_the_same_one_to_mlflow(tmp_path: Path) -> None:
     assert (out / "mlflow-run").read_text() == "r1\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (None, "FINISHED"),
+        (InterruptedRunError("train", expected="its end", found="SIGTERM", do="resume"), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (RuntimeError("a bug"), "FAILED"),
+    ],
+)
+@pytest.mark.usefixtures("mlflow")
+def test_mlflow_hears_how_a_run_ended(
+    error: BaseException | None,
+    end: str,
+    digits_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = open_bundle(digits_bundle)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        assert error is not None
+        raise error
+
+    if error is not None:
+        monkeypatch.setattr("tamis.training.run_folder.train_on_bundle", fail)
+    folder = RunFolder(tmp_path / "run", track="mlflow")
+    recipe, device = get_recipe("digits", {"epochs": 1, "width": 4}), torch.device("cpu")
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        train_into(folder, bundle, bundle, recipe, RunOptions(), device=device)
+    assert Client.told[-1] == ("r1", end)
+    assert ("r1", "epochs", 1) in Client.told
+
+
 def test_epochs_that_are_trained_again_are_shown_once(tmp_path: Path) -> None:
     for steps, loss in (((0, 1, 2), 0.5), ((1, 2, 3), 0.25)):
+        time.sleep(1.1)  # files are told apart and ordered by their second
         (track,) = open_tracks(tmp_path, "run", None, resume=loss < 0.5)
         track.settings({"epochs": 4})
         for step in steps:

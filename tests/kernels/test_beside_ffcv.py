@@ -47,7 +47,7 @@ shown(out)
 for shared in (numba.uint8[::1], numba.uint8[:, ::1], numba.uint64[::1], numba.uint32[::1]):
     shared.mutable = False
 select(np.int32)
-update(20_000)  # by threads
+update(40_000)  # by threads
 out = np.zeros((4, 4, 3), np.uint8)
 resample_into(images, 0, (8, 8), (0.0, 0.0, 8.0, 8.0), True, np.bool_(False), out)
 shown(out)

@@ -36,6 +36,8 @@ SIZES = (
     (129, 1000),  # ImageNet
     (3, 21841),  # ImageNet-21k: a row larger than a first-level cache
     (5000, 2),  # many rows, least work in each
+    (9000, 10),  # enough for several threads
+    (700, 1000),
 )
 
 
@@ -287,7 +289,7 @@ def test_the_input_is_left_alone() -> None:
 
 
 def test_the_number_of_threads_does_not_matter() -> None:
-    logits, labels = example(1001, 37)
+    logits, labels = example(3001, 37)
     before = numba.get_num_threads()
     results = []
     try:
@@ -298,6 +300,18 @@ def test_the_number_of_threads_does_not_matter() -> None:
         numba.set_num_threads(before)
     for name in (*SCORES, "correct"):
         assert np.array_equal(getattr(results[0], name), getattr(results[1], name)), name
+
+
+@pytest.mark.parametrize("shape", [(9001, 10), (701, 100), (130, 1000)])
+def test_a_row_scores_alike_in_small_and_large_batches(shape: tuple[int, int]) -> None:
+    """Of little one thread takes care, by a loop that is compiled apart."""
+    logits, labels = example(*shape)
+    whole = row_scores(logits, labels)
+    for start in range(0, len(logits), 60):
+        part = row_scores(logits[start : start + 60], labels[start : start + 60])
+        for name in (*SCORES, "correct"):
+            expected = getattr(whole, name)[start : start + 60]
+            assert np.array_equal(getattr(part, name), expected), name
 
 
 # ---- properties

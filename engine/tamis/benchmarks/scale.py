@@ -129,24 +129,22 @@ def _commands(
         ("cut half", ["cut", whole, out, "--side", "random", "--keep", "0.5"]),
         ("convert", ["convert", whole, out]),
     ):
-        yield name, _cost(_TAMIS, [*map(str, arguments), "--json"], work / "peak")
+        yield name, _cost(name, _TAMIS, [*map(str, arguments), "--json"], work / "peak")
         out.unlink(missing_ok=True)
         advance()
-    yield "load an epoch", _cost(_LOAD, [str(whole), str(_SIDE)], work / "peak")
+    yield (name := "load an epoch"), _cost(name, _LOAD, [str(whole), str(_SIDE)], work / "peak")
     advance()
     rows, table = work / "rows.npy", work / "out.parquet"
     _write_embeddings(rows, size)
     k = min(_PROTOTYPES, size // 10)
     encoder = ["--encoder", f"npy:{rows}", "--k", str(k)]
     metrics = ["--metrics", "prototypes,selfsup-prototypes"]
-    yield (
-        "prototypes",
-        _cost(_TAMIS, ["score", str(whole), str(table), *metrics, *encoder], work / "peak"),
-    )
+    score = ["score", str(whole), str(table), *metrics, *encoder]
+    yield (name := "prototypes"), _cost(name, _TAMIS, score, work / "peak")
     for file in (rows, table, whole):
         file.unlink()
     advance()
-    yield "statistics of two epochs", _cost(_WATCH, [str(size)], work / "peak")
+    yield (name := "statistics of two epochs"), _cost(name, _WATCH, [str(size)], work / "peak")
     advance()
 
 
@@ -161,16 +159,16 @@ def _write_embeddings(path: Path, n: int) -> None:
         block += centres[rng.integers(0, 100, len(block))]
 
 
-def _cost(code: str, arguments: list[str], note: Path) -> _Cost:
+def _cost(name: str, code: str, arguments: list[str], note: Path) -> _Cost:
     command = [sys.executable, "-c", _PEAK + code, *arguments, str(note)]
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     seconds = time.perf_counter() - start
     if done.returncode:
         raise WorkFailedError(
-            "tamis " + " ".join(arguments),
+            f"bench scale: {name} with {' '.join(arguments)}",
             expected="exit code 0",
             found=str(done.returncode),
-            do="run it",
+            do="see what it said above",
         )
     return _Cost(seconds, int(note.read_text(encoding="ascii")) * 1024)

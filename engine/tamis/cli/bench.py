@@ -100,6 +100,8 @@ def bench(
 
     asked = _Asked(bundle, folder, repetitions, only, device, side, cold_gigabytes)
     _refuse_odd_options(what, asked)
+    if what in ("loaders", "all"):
+        _gpu_for_batches(asked)  # refuses before minutes of other work
     if not asked.folder.is_dir():
         raise UsageError(
             "--folder",

@@ -18,7 +18,7 @@ from tamis.encoders.spec import EncoderSpec
 from tamis.encoders.torchvision_models import torchvision_network
 from tamis.errors import first_line
 
-__all__ = ["open_file"]
+__all__ = ["is_torchscript", "open_file"]
 
 # Blocks of each stage, and whether they are bottlenecks.
 _RESNETS = {
@@ -46,7 +46,7 @@ def open_file(spec: EncoderSpec, device: torch.device, resolution: int | None) -
     path, text = Path(spec.argument), spec.text
     digest = file_digest(path, text)
     preparation = spec.preparation(resolution)
-    if _is_torchscript(path):
+    if is_torchscript(path):
         origin = Origin(text, digest, f"torch {torch.__version__}", None)
         script = _torchscript(path, spec, device)
         # In the precision that it was exported for.
@@ -59,7 +59,8 @@ def open_file(spec: EncoderSpec, device: torch.device, resolution: int | None) -
     return NetworkEncoder(origin, module, preparation, device)
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
+    """Whether a file holds a program beside its tensors."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

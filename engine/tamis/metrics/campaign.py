@@ -295,7 +295,9 @@ class _Campaign:
         test = context.test.path if context.test is not None else None
         names = tuple(metric.name for metric in self._metrics)
         device = context.device.type
-        job = _Job(context.bundle.path, names, context.settings, device, test, work.resolve())
+        # Workers show the same pixels, whatever their own memory would have them choose.
+        settings = replace(context.settings, loader=context.backend)
+        job = _Job(context.bundle.path, names, settings, device, test, work.resolve())
         with context.progress.task("score: trainings on the cluster", len(trainings)) as advance:
             for training, given_up in run_on_cluster(
                 partial(_open, job), trainings, cluster, use_gpus=device == "cuda"
@@ -308,6 +310,13 @@ class _Campaign:
                         do="run the same command again: what is finished is kept",
                     )
                 advance()
+        if left := self.missing():
+            raise WorkFailedError(
+                "score",
+                expected="workers that compute as this machine does, in the same precision",
+                found=f"others, whose {left[0]} it cannot use",
+                do="call it on a machine like the workers, or give --device",
+            )
 
     def missing(self) -> list[_Training]:
         """What has to be trained and does not need each other; what takes longest first."""

@@ -135,8 +135,10 @@ def train_into(
     workers.wait()
     with closing(_Curves()) as curves:
         if workers.writes:
-            name, resume = folder.path.name, folder.resume
-            curves.tracks += open_tracks(folder.path, name, folder.track, resume=resume)
+            goes_on = folder.resume and folder.checkpoint.exists()
+            curves.tracks += open_tracks(
+                folder.path, folder.path.name, folder.track, resume=goes_on
+            )
         curves.settings(recipe, training, options)
         try:
             trained, record = train_on_bundle(
@@ -154,13 +156,14 @@ def train_into(
                 device=device,
                 progress=progress,
             )
-        except InterruptedRunError:
-            curves.end = "KILLED"
+        except (InterruptedRunError, KeyboardInterrupt, UsageError):
+            curves.end = "KILLED"  # what is there can be gone on with
             raise
         curves.finish(record)
         if workers.writes:
             write_run(folder.path, record, trained.model)
             folder.checkpoint.unlink(missing_ok=True)
+        curves.end = "FINISHED"
     return record
 
 
@@ -200,7 +203,6 @@ class _Curves:
             },
             len(record.epoch_losses),
         )
-        self.end = "FINISHED"
 
     def close(self) -> None:
         for track in self.tracks:

@@ -92,9 +92,7 @@ def network_from_encoder(
             found=f"{recipe.name}, which is for {recipe.network}",
             do="pass --recipe finetune, with --set for its values",
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return open_backbone(spec, n_classes, recipe.resolution, device)
+    return open_backbone(spec, n_classes, recipe.resolution, device, seed=seed)
 
 
 def teacher_from_run(run: Path, recipe: Recipe, n_classes: int, device: torch.device) -> Network:

@@ -39,15 +39,16 @@ class Track(Protocol):
 def open_tracks(out: Path, name: str, also: str | None, *, resume: bool = False) -> list[Track]:
     """TensorBoard's event file in ``out``, and another tracker.
 
-    In TensorBoard a run hides what the folder has from its first epoch on: of an earlier run, or of
-    epochs that were lost when it was killed.
+    In TensorBoard a run that goes on hides the epochs that were lost when it was killed, each curve
+    from its first new point on; MLflow shows them twice.
 
     Args:
         out: The run's folder; made where it is missing.
         name: The run's, for MLflow.
         also: ``mlflow``: the server of ``MLFLOW_TRACKING_URI``, or the folder ``mlruns`` beside
             ``out``; None for none.
-        resume: Go on with the run that MLflow has been told of, if it still knows that.
+        resume: Go on with the run that MLflow has been told of, if it still knows that. Otherwise
+            what an earlier run has left is taken away.
 
     Raises:
         UsageError: MLflow is not installed, or its server does not answer.
@@ -55,6 +56,9 @@ def open_tracks(out: Path, name: str, also: str | None, *, resume: bool = False)
     # First the one that may fail: nothing is left of a run that does not begin.
     tracks = [_open_mlflow(out, name, resume)] if also == "mlflow" else []
     out.mkdir(exist_ok=True)
+    if not resume:
+        for old in (*out.glob("events.out.tfevents.*"), out / _MLFLOW_RUN):
+            old.unlink(missing_ok=True)
     for track in tracks:
         track.note(out)
     return [_TensorBoard(out), *tracks]
@@ -137,10 +141,10 @@ class _MLflow:
         self._client, self._lost = client, False
         found = client.get_experiment_by_name("tamis")
         experiment = found.experiment_id if found else client.create_experiment("tamis")
-        if run and self._goes_on(run):
-            self._run = run
-        else:
-            self._run = client.create_run(experiment, run_name=name).info.run_id
+        self._told = bool(run) and self._goes_on(run)
+        if not self._told:
+            run = client.create_run(experiment, run_name=name).info.run_id
+        self._run = run
 
     def _goes_on(self, run: str) -> bool:
         try:
@@ -155,18 +159,20 @@ class _MLflow:
             file.write_text(self._run + "\n", encoding="utf-8")
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            self._client.log_param(self._run, key, value)
+        for key, value in () if self._told else values.items():
+            self._tell("log_param", key, value)
 
     def number(self, name: str, value: float, step: int) -> None:
+        self._tell("log_metric", name, value, step=step)
+
+    def close(self, end: End) -> None:
+        self._tell("set_terminated", status=end)
+
+    def _tell(self, what: str, *arguments: Any, **options: Any) -> None:
         if self._lost:
             return
         try:
-            self._client.log_metric(self._run, name, value, step=step)
+            getattr(self._client, what)(self._run, *arguments, **options)
         except Exception as error:  # hours of training do not end for a server that went away
             self._lost = True
-            warnings.warn(f"MLflow is told no more: {first_line(error)}", stacklevel=2)
-
-    def close(self, end: End) -> None:
-        if not self._lost:
-            self._client.set_terminated(self._run, status=end)
+            warnings.warn(f"MLflow is told no more: {first_line(error)}", stacklevel=3)

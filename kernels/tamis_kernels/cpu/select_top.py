@@ -127,10 +127,10 @@ def _keep_best(rows, labels, wanted, n_threads, kept):
 
 @njit
 def _any_open(states):
+    n_open = 0
     for state in states:
-        if state == _OPEN:
-            return True
-    return False
+        n_open += state == _OPEN
+    return n_open > 0
 
 
 @njit
@@ -209,11 +209,11 @@ def _count_ties(rows, labels, digit, thresholds, states, kept, counts, start, st
             counts[(label << _U(bits)) + (value & mask)] += np.int32(1)
 
 
-@njit(error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _narrow(counts, digit, thresholds, states, wanted):
     """Fix one digit of every open threshold; wanted[c] becomes what is wanted of that bucket."""
     word, shift, bits = digit
-    for label in range(len(wanted)):
+    for label in numba.prange(len(wanted)):
         if states[label] != _OPEN:
             continue
         found, here = _bucket(counts, label << bits, 1 << bits, wanted, label)

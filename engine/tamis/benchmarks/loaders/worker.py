@@ -203,6 +203,8 @@ def _main(name: str, asked: str) -> None:
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
         turn = Turn(n_images, seconds, first, _cpu_seconds() - before, _memory())
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # for those whose turn it is
         print(json.dumps(asdict(turn)), file=answers, flush=True)
         if not sys.stdin.readline():
             return
