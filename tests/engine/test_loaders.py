@@ -63,6 +63,26 @@ def opened(bundle: Bundle, backend: str, **options: Any) -> Loader:
     return open_loader(bundle, backend=backend, **{"batch_size": 50, "resolution": 8, **options})
 
 
+@pytest.mark.parametrize(
+    ("dtype", "step"), [(torch.float32, 1e-6), (torch.float16, 0.02), (torch.bfloat16, 0.1)]
+)
+def test_images_as_other_networks_want_them(jpegs: Bundle, dtype: torch.dtype, step: float) -> None:
+    batch = next(iter(opened(jpegs, "ffcv", resolution=16)))
+    before = batch.images.clone()
+    mean, std = [0.1, 0.5, 0.9], [0.2, 0.25, 0.5]
+    for given in ((mean, std), ()):
+        found = batch.normalised(*given, dtype=dtype)
+        centre, width = given or ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        pixels = before.double().numpy().transpose(0, 2, 3, 1) / 255
+        expected = ((pixels - np.array(centre)) / np.array(width)).transpose(0, 3, 1, 2)
+        assert found.dtype == dtype
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert np.abs(found.double().numpy() - expected).max() <= step * max(
+            np.abs(expected).max(), 1
+        )
+    assert torch.equal(batch.images, before)
+
+
 # ---- every example, once
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,8 +19,8 @@ class Batch:
     """A batch that its holder may keep: no loader writes into it again.
 
     Attributes:
-        images: (b, 3, h, w) uint8 in channels-last memory, on the loader's device. Networks
-            normalise, loaders do not.
+        images: (b, 3, h, w) uint8 in channels-last memory, on the loader's device: a quarter of the
+            bytes of float32 on their way there. Networks that tamis trains normalise by themselves.
         labels: (b,) int64 on the same device.
         example_ids: (b,) int64 on the host.
     """
@@ -27,6 +28,30 @@ class Batch:
     images: Tensor
     labels: Tensor
     example_ids: NDArray[np.int64]
+
+    def normalised(
+        self,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The images as other networks want them: (pixel / 255 − mean) / std, on their device.
+
+        Args:
+            mean: Of each channel, in units of 0…1; ImageNet's, as torchvision has it.
+            std: Likewise.
+            dtype: float32, float16 or bfloat16; of the arithmetic, too.
+
+        Returns:
+            (b, 3, h, w) of that type in channels-last memory.
+        """
+        centre, width = (
+            torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (mean, std)
+        )
+        scale, shift = (
+            values.to(self.images.device, dtype) for values in (1 / (255 * width), -centre / width)
+        )
+        return self.images.to(dtype).mul_(scale).add_(shift)
 
 
 @dataclass(frozen=True)
