@@ -19,7 +19,7 @@ def keep_freed() -> None:
     """Let the C library keep up to 1 GB of what is freed, from now on.
 
     A training step on a CPU frees what the next one needs again. By default the pages go back to
-    the system and come anew, zeroed, thousands of times a step: 3 to 8 % of the time of ``small``
+    the system and come anew, zeroed, thousands of them a step: up to 9 % of the time of ``small``
     (bench/records/NOTES.md). :func:`release_unused` gives them back still. Does nothing where the C
     library has no such call.
     """

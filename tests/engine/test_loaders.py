@@ -70,9 +70,10 @@ def test_images_as_other_networks_want_them(jpegs: Bundle, dtype: torch.dtype, s
     batch = next(iter(opened(jpegs, "ffcv", resolution=16)))
     before = batch.images.clone()
     mean, std = [0.1, 0.5, 0.9], [0.2, 0.25, 0.5]
-    for given in ((mean, std), ()):
-        found = batch.normalised(*given, dtype=dtype)
-        centre, width = given or ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for centre, width, found in (
+        (mean, std, batch.normalised(mean, std, dtype)),
+        ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], batch.normalised(dtype=dtype)),
+    ):
         pixels = before.double().numpy().transpose(0, 2, 3, 1) / 255
         expected = ((pixels - np.array(centre)) / np.array(width)).transpose(0, 3, 1, 2)
         assert found.dtype == dtype
