@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tamis.bundles.opening import open_bundle
 from tamis.errors import UsageError
 from tamis.models.small_resnet import SmallResNet
+from tamis.models.weights import weights_digest
+from tamis.training.loop import Extras
 from tamis.training.objective import Objective, Teacher
+from tamis.training.recipes import get_recipe
+from tamis.training.runs import RunOptions, train_on_bundle
 
 
 def softmax(rows: np.ndarray) -> np.ndarray:
@@ -54,6 +60,23 @@ def test_the_teacher_learns_nothing() -> None:
     Objective(0.0, Teacher(network)).losses(logits, labels, images).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_every_loader_shows_the_teacher_what_the_network_sees(digits_bundle: Path) -> None:
+    bundle, recipe = open_bundle(digits_bundle), get_recipe("digits", {"epochs": 1, "width": 4})
+    teacher = Teacher(SmallResNet(10, 4, 8).eval(), weight=0.9)
+
+    def weights(loader: str, teacher: Teacher | None) -> str:
+        options = RunOptions(extras=Extras(teacher=teacher))
+        trained, _ = train_on_bundle(
+            bundle, bundle, recipe, options, loader=loader, device=torch.device("cpu")
+        )
+        return weights_digest(trained.model)
+
+    # Raw images of one size are the same pixels in all of them.
+    taught = {weights(loader, teacher) for loader in ("memory", "ffcv", "dali")}
+    assert len(taught) == 1
+    assert weights("memory", None) not in taught
 
 
 @pytest.mark.parametrize(("weight", "temperature"), [(1.5, 4.0), (-0.1, 4.0), (0.5, 0.0)])

@@ -157,7 +157,7 @@ class _Steps:
     def plain(self) -> list[float]:
         """The same network and batches by hand: what anybody would write."""
         recipe, device = self._recipe, self._device
-        model = _placed(new_network(recipe, 10, 0), device)
+        model = new_network(recipe, 10, 0).placed(device).train()
         groups: list[dict[str, Any]] = [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 5e-4},
             {"params": [p for p in model.parameters() if p.ndim == 1]},
@@ -191,10 +191,6 @@ def _plain_epoch(device: str) -> list[float]:
     if device not in _steps:
         _steps[device] = _Steps(torch.device(device))
     return _steps[device].plain()
-
-
-def _placed(model: Network, device: torch.device) -> Network:
-    return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 
 
 class _Clock:

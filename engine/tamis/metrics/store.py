@@ -110,7 +110,7 @@ class RunStore:
         except Exception as error:  # torch names no class for what a damaged file raises
             raise self._damaged(f"{name}.pt", error) from error
         # As networks are trained: other layouts sum in another order.
-        return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+        return model.placed(device).eval()
 
     @contextmanager
     def _archive(self, name: str) -> Iterator[NpzFile]:

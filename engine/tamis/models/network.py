@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,10 @@ class Network(nn.Module):
     def n_features(self) -> int:
         """Width of :meth:`features`."""
         return self.head.in_features
+
+    def placed(self, device: torch.device) -> Self:
+        """Itself on a device, weights lying in channels-last memory as the images do."""
+        return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def normalised(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) uint8 or float in 0…255 → float32 of mean 0 and deviation 1 on ImageNet."""

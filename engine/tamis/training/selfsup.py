@@ -144,7 +144,7 @@ class SimCLR(nn.Module):
 
 def new_encoder(recipe: Recipe, seed: int, device: torch.device) -> Network:
     """The recipe's network before its first step, in evaluation mode."""
-    return new_network(recipe, 1, seed).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    return new_network(recipe, 1, seed).placed(device).eval()
 
 
 def train_encoder(

@@ -117,8 +117,7 @@ def teacher_from_run(run: Path, recipe: Recipe, n_classes: int, device: torch.de
             raise UsageError(
                 "--teacher", expected=expected, found=found, do="train the teacher on this task"
             )
-    model = kept.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.requires_grad_(False)  # type: ignore[no-any-return]
+    return kept.model.placed(device).requires_grad_(False)
 
 
 def _described(network: Network) -> str:

@@ -38,7 +38,7 @@ class NetworkCache:
         """
         key = json.dumps([network.config, str(device)], sort_keys=True)
         if key not in self._kept:
-            own = _on_device(network, device)
+            own = network.placed(device)
             self._kept[key] = own, _compiled(Forward(own, device))
         own, forward = self._kept[key]
         own.zero_grad(set_to_none=True)  # of a run that failed in the middle of a step
@@ -78,7 +78,7 @@ class Stepping:
             assert extras.networks is not None
             self.network, self._forward = extras.networks.take(network, device)
         else:
-            self.network = _on_device(network, device).train()
+            self.network = network.placed(device).train()
             self._forward = self._workers.together(Forward(self.network, device), device)
             if isinstance(self._forward, nn.parallel.DistributedDataParallel):
                 self._together = self._forward
@@ -184,7 +184,7 @@ class Stepping:
         """The trained network in evaluation mode; its own, whatever is trained next."""
         network = self.network
         if self._is_cached:
-            network = _on_device(build_network(network.config), self._device)
+            network = build_network(network.config).placed(self._device)
             network.load_state_dict(self.network.state_dict())
         if self._average is not None:
             network.load_state_dict(self._average)
@@ -216,10 +216,6 @@ class Stepping:
             do=f"pass --accumulate {parts}, which takes the same steps in parts of"
             f" {-(-n // parts)} images, or --set batch_size={recipe.batch_size // 2}",
         )
-
-
-def _on_device(network: Network, device: torch.device) -> Network:
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _compiled(module: nn.Module) -> nn.Module:

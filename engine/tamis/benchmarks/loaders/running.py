@@ -37,7 +37,7 @@ _SHARDS = 4 * n_cores()  # several for each worker
 _EPOCHS = 20  # of the row about memory
 _OURS = ("ffcv", "dali", "memory")
 _FED_SIDE = 160
-_GPU_EXAMPLES = 8192  # at least; less is gone through in less than a second
+_GPU_EXAMPLES = 8192  # of a bundle, or repeated from fewer
 
 # (mode, ours, peer) → the least ratio that tamis aims at.
 _GOALS = {

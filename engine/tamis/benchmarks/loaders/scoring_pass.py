@@ -29,8 +29,7 @@ _GOAL = 0.95
 def scoring_rows(images: Bundle, side: int, device_name: str, progress: Progress) -> Iterator[Row]:
     """A pass of an untrained ResNet-18 over the images, and each stage of it alone."""
     device = resolve_device(device_name)
-    model = ResNet18(_CLASSES).eval().to(device)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = ResNet18(_CLASSES).placed(device).eval()
     ids = images.example_ids[: _BATCH * _MOST_BATCHES]
     loader = open_loader(
         images,
