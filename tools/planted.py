@@ -1,4 +1,4 @@
-"""Label errors and duplicates of known place; see tools/run-cifar10-metrics.
+"""Label errors and duplicates of known place; see tools/run-cifar10-planted.
 
 planted.py plant TRAIN.parquet OUT.parquet N    N images, 5 % relabelled, 2 % repeated
 planted.py report FOLDER                        what the scores make of them, as summary.json
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from campaign_summary import parameters_of, run_environment, seconds_of
 
-from tamis.bundles.opening import open_bundle
 from tamis.duplicates import duplicates
 from tamis.score_table import ScoreTable, read_score_table
-from tamis.training.records import environment
 
 FLIPPED, REPEATED = 0.05, 0.02
 EPS = 1e-4  # copies are exact
@@ -71,61 +69,23 @@ def found_copies(table: ScoreTable, known: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def top_classes(folder: Path) -> dict[str, list[str]]:
-    """Metric → the three classes that have most of the hardest tenth."""
-    table = read_score_table(folder / "scores-0.parquet")
-    names = open_bundle(folder / "train.beton").classes or ()
-    tops = {}
-    for metric, column in table.columns.items():
-        hardest = np.argsort(-column.values, kind="stable")[: len(table.labels) // 10]
-        counts = Counter(table.labels[hardest].tolist()).most_common(3)
-        tops[metric] = [f"{names[label]} {count / len(hardest):.0%}" for label, count in counts]
-    return tops
-
-
 def report(folder: Path) -> None:
     """Everything in one file, without the scores of single images."""
-    import torch
-
     known = json.loads((folder / "planted.json").read_text())
-    planted = read_score_table(folder / "planted-scores.parquet")
-    agreement = json.loads((folder / "agreement.json").read_text())
-    table = read_score_table(folder / "scores-0.parquet")
+    table = read_score_table(folder / "scores.parquet")
     summary = {
         "examples": len(table.example_ids),
-        "environment": environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        "parameters": {name: shorter(c.info["parameters"]) for name, c in table.columns.items()},
-        "seconds": {
-            name: {metric: row["seconds"] for metric, row in read_metrics(path).items()}
-            for name, path in {
-                "campaign": folder / "score-0.json", "planted": folder / "score-planted.json"
-            }.items()
-        },
-        "between_campaigns": agreement["campaigns"],
-        "order": agreement["order"],
-        "spearman": agreement["spearman"],
-        "top_classes": top_classes(folder),
-        "planted": {
-            "examples": len(planted.example_ids),
-            "wrong_labels": len(known["flipped"]),
-            "of_them_in_the_hardest_tenth": found_flips(planted, known),
-            **found_copies(planted, known),
-        },
-    }  # fmt: skip
+        "environment": run_environment(),
+        "parameters": parameters_of(table),
+        "seconds": seconds_of(folder / "score.json"),
+        "wrong_labels": len(known["flipped"]),
+        "of_them_in_the_hardest_tenth": found_flips(table, known),
+        **found_copies(table, known),
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    print(json.dumps({"planted": summary["planted"]}, indent=1))
+    keys = ("wrong_labels", "of_them_in_the_hardest_tenth")
+    print(json.dumps({key: summary[key] for key in keys}, indent=1))
     print(f"{folder / 'summary.json'}: all of it")
-
-
-def shorter(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Without the list of networks."""
-    return {key: value for key, value in parameters.items() if key != "networks"}
-
-
-def read_metrics(path: Path) -> dict[str, dict[str, float]]:
-    """What `tamis score --json` said."""
-    metrics: dict[str, dict[str, float]] = json.loads(path.read_text())["metrics"]
-    return metrics
 
 
 if __name__ == "__main__":

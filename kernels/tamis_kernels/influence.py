@@ -135,7 +135,9 @@ def _check(masks: Any, name: str, correct: Any) -> Place:
 
 
 def _bytes(place: Place, array: Any) -> Any:
-    return np.ascontiguousarray(place.host(array)).view(np.uint8)
+    flags = np.ascontiguousarray(place.host(array)).view(np.uint8)
+    flags.setflags(write=False)  # as memory maps are: Numba compiles loops for one kind of array
+    return flags
 
 
 def _by_rows(array: Any) -> Any:

@@ -91,28 +91,41 @@ from ffcv.fields.basics import IntDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import ToTensor
 
-path, rank, order, meeting = sys.argv[1:]
+path, rank, meeting, *orders = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2)
 pipelines = {"label": [IntDecoder(), ToTensor()], "image": None}
-loader = Loader(path, batch_size=16, num_workers=1, order=OrderOption[order], distributed=True,
-                seed=1, drop_last=False, pipelines=pipelines)
-print(json.dumps([int(label) for (labels,) in loader for label in labels]))
+for order in orders:
+    loader = Loader(path, batch_size=16, num_workers=1, order=OrderOption[order], distributed=True,
+                    seed=1, drop_last=False, pipelines=pipelines)
+    print(json.dumps([int(label) for (labels,) in loader for label in labels]))
 """
 
 
-@pytest.mark.parametrize("order", ["SEQUENTIAL", "RANDOM"])
-def test_distributed_samplers(written: dict[str, Path], tmp_path: Path, order: str) -> None:
+def test_distributed_samplers(written: dict[str, Path], tmp_path: Path) -> None:
+    orders = ("SEQUENTIAL", "RANDOM")
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, written["shuffled"], str(rank), order, tmp_path / "meet"],
+            [
+                sys.executable,
+                "-c",
+                RANK,
+                written["shuffled"],
+                str(rank),
+                tmp_path / "meet",
+                *orders,
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    labels: list[list[int]] = [json.loads(rank.communicate(timeout=120)[0]) for rank in ranks]
-    assert [len(part) for part in labels] == [85, 85]
-    assert Counter(labels[0] + labels[1]) == Counter(KEPT.tolist())
+    printed = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    for one, other in zip(*printed, strict=True):
+        labels: list[list[int]] = [json.loads(one), json.loads(other)]
+        assert [len(part) for part in labels] == [85, 85]
+        assert Counter(labels[0] + labels[1]) == Counter(KEPT.tolist())
+    assert [len(lines) for lines in printed] == [len(orders)] * 2
+    assert json.loads(printed[0][0]) != json.loads(printed[0][1])
 
 
 def test_images_with_tiles_are_the_same(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tamis.benchmarks.kernels.running import STEMS, KernelBench, bench_kernels
 from tamis.benchmarks.material import image_files, photographs, repeated
 from tamis.benchmarks.measuring import Ceiling, Row, environment, row, timed
 from tamis.benchmarks.records import HEADERS, append_record, cells, text
-from tamis.benchmarks.scale import bench_scale
+from tamis.benchmarks.scale import _Cost, bench_scale
 from tamis.bundles.opening import open_bundle
 from tamis.bundles.verify import verify
 from tamis.errors import BundleError, WorkFailedError
@@ -152,12 +152,25 @@ def test_ffcvs_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_growth(sample_bundle: Path, tmp_path: Path) -> None:
-    rows = bench_scale(sample_bundle, tmp_path, (20, 40))
-    assert len(rows) == 2 * 7 * 2
-    rates = [found for found in rows if found.unit == "examples/s"]
-    assert [found.ratio for found in rates[:7]] == [1.0] * 7
+    rows = bench_scale(sample_bundle, tmp_path, (20,))
+    assert len(rows) == 7 * 2
+    assert all(found.value > 0 for found in rows if found.unit == "examples/s")
     assert all(found.value > 20 for found in rows if found.unit == "MB at peak")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_growth_is_told_against_the_first_size(
+    sample_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = iter([_Cost(2.0, 10**6)] * 7 + [_Cost(1.0, 3 * 10**6)] * 7)
+    monkeypatch.setattr("tamis.benchmarks.scale._cost", lambda *_: next(costs))
+    rows = bench_scale(sample_bundle, tmp_path, (20, 40))
+    rates = [found for found in rows if found.unit == "examples/s"]
+    assert [found.name for found in rates[:7]] == [
+        found.name.replace("40", "20") for found in rates[7:]
+    ]
+    assert [(found.value, found.ratio) for found in rates] == [(10, 1)] * 7 + [(40, 4)] * 7
+    assert [found.value for found in rows if found.unit == "MB at peak"] == [1] * 7 + [3] * 7
 
 
 class HostCard(Gpu):

@@ -22,7 +22,8 @@ from tamis.errors import BundleError, ScoreTableError, UsageError
 from tamis.hashing import derived_seed
 from tamis.loaders.memory_loader import ImageSet, load_image_set
 from tamis.metrics.campaign import ScoreReport, plan_campaign, score
-from tamis.metrics.metric import Metric, Needs, Snapshot
+from tamis.metrics.evidence import SubsetRuns
+from tamis.metrics.metric import FromSubsets, Metric, Needs, Snapshot
 from tamis.metrics.registry import METRICS, get_metrics
 from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.subset_runs import subset_mask
@@ -33,6 +34,7 @@ from tamis.training.loop import Seeds, train
 from tamis.training.recipes import RECIPES
 from tamis.training.selfsup import SelfsupSettings
 from tamis.zcore import ZCoreSettings
+from tamis_kernels import memorization
 
 CPU = torch.device("cpu")
 SHORT = replace(RECIPES["digits"], epochs=4, width=8)
@@ -309,7 +311,7 @@ def test_memorization_and_influence_count_networks_with_and_without(
     images = load_image_set(bundle, recipe.resolution)
     test_images = load_image_set(test_bundle, recipe.resolution)
     masks = [subset_mask(bundle.example_ids, 0.7, BRIEF.seed, number) for number in range(10)]
-    right, right_test = [], []
+    right, right_test, p_label = [], [], []
     for number, mask in enumerate(masks):
         # A network of the same seed, on the subset as a set of its own.
         subset, seeds = (
@@ -320,18 +322,42 @@ def test_memorization_and_influence_count_networks_with_and_without(
         model = train(
             loader, recipe, 10, steps=recipe.epochs * len(loader), seeds=seeds, device=CPU
         ).model
-        right.append(answers(model, images))
+        logits = logits_of(model, images)
+        right.append((logits.argmax(1) == images.labels).numpy())
+        p_label.append(logits.softmax(1)[torch.arange(len(logits)), images.labels].numpy())
         right_test.append(answers(model, test_images))
     for i in range(bundle.n_examples):
         inside = [number for number in range(10) if masks[number][i]]
         outside = [number for number in range(10) if not masks[number][i]]
         own = np.mean([right[k][i] for k in inside]) - np.mean([right[k][i] for k in outside])
-        assert columns["memorization"].values[i] == pytest.approx(own, abs=1e-6)
+        # Examples that are alike in the counts go by the probability of their label.
+        own += 1e-3 * (0.5 - np.mean([p_label[k][i] for k in outside]))
+        assert columns["memorization"].values[i] == pytest.approx(own, abs=2e-6)
         with_i = np.mean([right_test[k] for k in inside], axis=0)
         influence = with_i - np.mean([right_test[k] for k in outside], axis=0)
         assert columns["influence-max"].values[i] == pytest.approx(influence.max(), abs=1e-6)
         total = np.abs(influence).sum()
         assert columns["influence-sum-abs"].values[i] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("n_models", [10, 30, 600])
+def test_probabilities_break_ties_of_memorization_and_nothing_else(n_models: int) -> None:
+    n, rng = 500, np.random.default_rng(0)
+    masks = np.array([subset_mask(np.arange(n), 0.7, 0, k) for k in range(n_models)])
+    correct = rng.random((n_models, n)) < np.where(masks, 0.95, rng.random(n).round(1))
+    p_label = rng.random(n)
+    runs = SubsetRuns(
+        [np.packbits(mask) for mask in masks], [np.packbits(row) for row in correct],
+        [], None, np.zeros(n), p_label, n, 0,
+    )  # fmt: skip
+    reading = METRICS["memorization"].reading
+    assert isinstance(reading, FromSubsets)
+    found = reading.read(runs)
+    counted = memorization(masks, correct)
+    assert len(np.unique(counted)) < n
+    assert np.abs(found - counted).max() <= 5e-4
+    expected = np.lexsort((-p_label, np.rint(counted * 21 * n_models).astype(int)))
+    assert np.array_equal(np.argsort(found, kind="stable"), expected)
 
 
 def test_the_ensemble_acquires_what_it_is_unsure_of(bundle: Bundle, tmp_path: Path) -> None:

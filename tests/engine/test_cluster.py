@@ -68,16 +68,26 @@ def here(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return read_records(run_sweep(one, out, device="cpu").records)
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def head() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    # By default workers give way to whatever else the machine does.
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    made: Any = Cluster(initialize_head=True, head_node_args={**_ROOM, "include_dashboard": False})
-    yield made
-    made.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # By default workers give way to whatever else the machine does.
+        patch.setenv("RAY_worker_niceness", "0")
+        room = {**_ROOM, "include_dashboard": False}
+        made: Any = Cluster(initialize_head=True, head_node_args=room)
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Any) -> Iterator[Any]:
+    """A node, to which a test may add others; they are gone after it."""
+    yield head
+    for node in list(head.worker_nodes):
+        head.remove_node(node, allow_graceful=False)
 
 
 def numbers(records: dict[str, TrialRecord]) -> dict[str, float]:

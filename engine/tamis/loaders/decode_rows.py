@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit, types
 
 from tamis.bundles.layout import RAW_MODE
+from tamis.loaders.excerpts import excerpt
 from tamis.loaders.resample import resample_into
-from tamis.loaders.tile_splicing import splice
 from tamis.loaders.turbojpeg import SYMBOL
 
 __all__ = [
@@ -89,16 +89,16 @@ def _decode_jpeg(handle, address, size, region, denominator, proven, scratch):
 
 @njit(nogil=True, error_model="numpy")
 def _show_jpeg(
-    handle, data, start, size, proven, box, flip, exact, by_area, pixels, tiles, region, out
+    handle, data, start, size, proven, box, flip, exact, by_area, pixels, smaller, region, out
 ):
     """Decode what a box needs of a JPEG, and resize it."""
     address = data.ctypes.data + start
     denominator = _fraction(box, out.shape[0], out.shape[1], exact or by_area)
     # What is not proven is decoded whole: damage beside the box is damage, too.
     if proven:
-        n = splice(data, start, size, box, denominator, tiles, region)
+        n = excerpt(data, start, size, box, denominator, smaller, region)
         if n:
-            address, size = tiles.ctypes.data, n
+            address, size = smaller.ctypes.data, n
     found = _decode_jpeg(handle, address, size, region, denominator, proven, pixels)
     if found == FINE:
         part = (
@@ -114,7 +114,7 @@ def _show_jpeg(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def decode_rows(first, handle, records, proven, boxes, flips, exact, by_area, pixels, tiles, out):
+def decode_rows(first, handle, records, proven, boxes, flips, exact, by_area, pixels, smaller, out):
     """Decode rows from ``first`` on, until one fails.
 
     Args:
@@ -127,7 +127,7 @@ def decode_rows(first, handle, records, proven, boxes, flips, exact, by_area, pi
         exact: Decode at full size, however small the result.
         by_area: Resize by areas, not triangles.
         pixels: (bytes,) int8, for the pixels of a whole image.
-        tiles: (bytes,) int8, for a record that is made of parts of one.
+        smaller: (bytes,) int8, for a record of which only a part is decoded.
         out: (k, height, width, 3) uint8, written to.
 
     Returns:
@@ -149,7 +149,19 @@ def decode_rows(first, handle, records, proven, boxes, flips, exact, by_area, pi
             continue
         region[0], region[1], region[2], region[3] = 0, 0, height, width
         found = _show_jpeg(
-            handle, data, start, size, proven, box, flip, exact, by_area, pixels, tiles, region, to
+            handle,
+            data,
+            start,
+            size,
+            proven,
+            box,
+            flip,
+            exact,
+            by_area,
+            pixels,
+            smaller,
+            region,
+            to,
         )
         if found != FINE:
             return row, found

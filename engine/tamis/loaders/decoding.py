@@ -66,7 +66,7 @@ class Decoder:
         self._decompressor = Decompressor()
         self._by_area, self._exact = resample == "area", exact
         self._pixels: NDArray[np.int8] = np.empty(0, np.int8)
-        self._tiles: NDArray[np.int8] = np.empty(0, np.int8)
+        self._smaller: NDArray[np.int8] = np.empty(0, np.int8)
 
     def decode(
         self,
@@ -77,8 +77,8 @@ class Decoder:
     ) -> list[Failure]:
         """Decode records, cut a box out of each, and resize it.
 
-        Of a JPEG with restart tiles whose bytes are proven, only the tiles under the box are
-        decoded: the same pixels.
+        Of a JPEG whose bytes are proven, only the tiles under the box are decoded, or without
+        tiles what is not below it: the same pixels.
 
         JPEGs are decoded as Pillow and torchvision decode them: the accurate inverse DCT and
         smooth chroma (FFCV takes the fast DCT, which is off by up to 25 levels and no faster).
@@ -98,8 +98,8 @@ class Decoder:
         if largest > len(self._pixels):
             self._pixels = np.empty(largest, np.int8)
         longest = int(records.sizes.max(initial=0))
-        if longest > len(self._tiles):
-            self._tiles = np.empty(longest, np.int8)
+        if longest > len(self._smaller):
+            self._smaller = np.empty(longest, np.int8)
         arrays = (
             records.data,
             records.starts,
@@ -121,7 +121,7 @@ class Decoder:
                 self._exact,
                 self._by_area,
                 self._pixels,
-                self._tiles,
+                self._smaller,
                 out,
             )
             if status == FINE:

@@ -57,6 +57,7 @@ class SubsetRuns:
         packed_test: m arrays of ⌈n_test / 8⌉ bytes: on which test examples it is right; None
             without a test set.
         held_out_doubt: (n,) float64, mean over the networks that were not trained on an example.
+        held_out_p: (n,) float64, likewise, of the probability that they give its label.
         n_examples: n.
         n_test: Test examples.
     """
@@ -66,6 +67,7 @@ class SubsetRuns:
     packed_flags: list[NDArray[np.uint8]]
     packed_test: list[NDArray[np.uint8]] | None
     held_out_doubt: NDArray[np.float64]
+    held_out_p: NDArray[np.float64]
     n_examples: int
     n_test: int
 

@@ -24,6 +24,7 @@ from tamis_kernels import row_scores
 __all__ = ["BLOCK", "SubsetTrainings", "subset_mask"]
 
 BLOCK = 10  # networks; within each block every example is in equally many subsets
+_ANSWERS = 2  # which answers of a network are kept: those of other versions are not looked for
 
 
 def subset_mask(
@@ -72,7 +73,7 @@ class SubsetTrainings:
     def bytes_of_a_run(self) -> int:
         """On disk, without the network and its answers on the test set."""
         n = self._context.n_examples
-        return 2 * (n // 8) + round(2 * n * (1 - self._context.settings.subset_share))
+        return 2 * (n // 8) + round(4 * n * (1 - self._context.settings.subset_share))
 
     def check(self) -> None:
         """Refuse sets so small that a subset is all of them, or none.
@@ -106,7 +107,7 @@ class SubsetTrainings:
         """What all networks say. m · (n + n_test) / 8 bytes each for three and one of them."""
         n = self._context.n_examples
         masks, correct, flags, tests = [], [], [], []
-        doubt, held_out = np.zeros(n), np.zeros(n, np.int64)
+        doubt, p_label, held_out = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
         for number in self.numbers:
             kept = self._load(number)
             mask = self._mask(number)
@@ -114,6 +115,7 @@ class SubsetTrainings:
             correct.append(kept["correct"])
             flags.append(kept["flags"])
             doubt[~mask] += kept["doubt"]
+            p_label[~mask] += kept["p_label"]
             held_out += ~mask
             if self._test:
                 tests.append(self._load_test(number))
@@ -124,6 +126,7 @@ class SubsetTrainings:
             flags,
             tests if self._test else None,
             doubt / held_out,
+            p_label / held_out,
             n,
             test.n_examples if test is not None else 0,
         )
@@ -176,9 +179,8 @@ class SubsetTrainings:
             p_label.append(scores.p_label)
         held_out = torch.from_numpy(~mask)
         labels = torch.from_numpy(np.asarray(context.labels, np.int64))
-        thresholds = class_thresholds(
-            torch.cat(p_label).cpu()[held_out], labels[held_out], n_classes
-        ).to(context.device)
+        p_held_out = torch.cat(p_label).cpu()[held_out]
+        thresholds = class_thresholds(p_held_out, labels[held_out], n_classes).to(context.device)
         flags, doubt = np.zeros(context.n_examples, np.bool_), []
         flagged = []
         for outputs in infer(model, context.evaluation(context.ids[~mask]), context.device):
@@ -190,6 +192,7 @@ class SubsetTrainings:
             "correct": np.packbits(np.concatenate(correct)),
             "flags": np.packbits(flags),
             "doubt": np.concatenate(doubt).astype(np.float16),
+            "p_label": p_held_out.numpy().astype(np.float16),
         }
 
     def _ask_about_test(self, number: int) -> None:
@@ -224,8 +227,9 @@ class SubsetTrainings:
         settings = self._context.settings
         about = self._context.about()
         return self._context.store.name(
-            "subset", number, **about, share=round(settings.subset_share, 1), seed=settings.seed
-        )
+            "subset", number, **about, share=round(settings.subset_share, 1), seed=settings.seed,
+            answers=_ANSWERS,
+        )  # fmt: skip
 
     def _test_name(self, number: int) -> str:
         test = self._context.test

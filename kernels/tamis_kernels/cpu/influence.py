@@ -148,7 +148,8 @@ def _pack_tiles(correct, tiles, right):
             right[t, j] = _count(words[:, j])
 
 
-def _influence(masks, correct, largest, total):
+@njit(parallel=True, cache=True, error_model="numpy")
+def launch_influence(masks, correct, largest, total):
     """Fill largest and total (n_train,) for masks (m, n_train) and correct (m, n_test) uint8."""
     n_models, n_train = masks.shape
     n_test, n_words = correct.shape[1], (n_models + 31) // 32
@@ -173,7 +174,8 @@ def _influence(masks, correct, largest, total):
             total[start + i] = _ratio(result[i, 1], n_models, trained[i])
 
 
-def _memorization(masks, correct, out):
+@njit(parallel=True, cache=True, error_model="numpy")
+def launch_memorization(masks, correct, out):
     """Fill out (n_train,) for masks and correct (m, n_train) uint8."""
     n_models, n_train = masks.shape
     for block in numba.prange((n_train + _COLUMNS - 1) // _COLUMNS):
@@ -191,13 +193,3 @@ def _memorization(masks, correct, out):
         for i in range(n):
             difference = np.int64(both[i]) * n_models - np.int64(right[i]) * trained[i]
             out[start + i] = _ratio(difference, n_models, trained[i])
-
-
-_FLAGS = types.Array(types.uint8, 2, "C", readonly=True)
-_OUT = types.Array(types.float32, 1, "C")
-launch_influence: Callable[..., None] = njit(
-    types.void(_FLAGS, _FLAGS, _OUT, _OUT), parallel=True, cache=True, error_model="numpy"
-)(_influence)
-launch_memorization: Callable[..., None] = njit(
-    types.void(_FLAGS, _FLAGS, _OUT), parallel=True, cache=True, error_model="numpy"
-)(_memorization)

@@ -1,4 +1,4 @@
-"""Decoding only the restart tiles under a box, against the crop of the whole image."""
+"""Decoding only what a box needs of a JPEG, against the crop of the whole image."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from PIL import Image
 from loading import jpeg_records
 from sample_images import picture
 from tamis.loaders.decoding import Decoder
-from tamis.loaders.tile_splicing import splice
+from tamis.loaders.excerpts import excerpt
 
 ROOT = Path(__file__).resolve().parents[2]
 # Mode, subsampling, width, height, units between markers; 4:4:4, 4:2:2, 4:4:0, 4:2:0, grey.
-KINDS = {
+TILED = {
     "444": ("RGB", 0, 160, 100, 4),
     "444, odd": ("RGB", 0, 157, 99, 5),
     "422, odd": ("RGB", 1, 187, 93, 3),
@@ -37,10 +37,19 @@ KINDS = {
     "422, narrow end": ("RGB", 1, 163, 50, 1),
     "grey": ("L", 0, 157, 99, 5),
 }
+UNTILED = {
+    "444, no markers": ("RGB", 0, 157, 99, 0),
+    "422, no markers": ("RGB", 1, 187, 93, 0),
+    "440, no markers": ("RGB", 1, 77, 205, 0),
+    "420, no markers": ("RGB", 2, 189, 117, 0),
+    "420, markers in rows": ("RGB", 2, 192, 128, 5),  # which do not divide a row's 12
+    "grey, no markers": ("L", 0, 157, 99, 0),
+}
+KINDS = {**TILED, **UNTILED}
 
 
-def tiled(kind: str, quality: int = 90) -> tuple[bytes, int, int]:
-    """A JPEG with restart markers by Pillow, its width and height."""
+def jpeg_of(kind: str, quality: int = 90) -> tuple[bytes, int, int]:
+    """A JPEG by Pillow, its width and height."""
     mode, subsampling, width, height, units = KINDS[kind]
     halved_down = kind.startswith("440")  # which Pillow does not write
     sink = io.BytesIO()
@@ -75,14 +84,14 @@ def shown(
     return pixels
 
 
-def spliced(
+def excerpted(
     data: bytes, size: tuple[int, int], box: list[int], denominator: int = 1
 ) -> tuple[bytes, list[int]]:
     """The small JPEG, and which part of the image it shows."""
     region = np.array([0, 0, size[1], size[0]])
     source = np.frombuffer(bytearray(b"before" + data + b"behind"), np.int8)
     out = np.full(len(data) + 50, 77, np.int8)
-    n = splice(source, 6, len(data), np.array(box), denominator, out[: len(data)], region)
+    n = excerpt(source, 6, len(data), np.array(box), denominator, out[: len(data)], region)
     assert (out[len(data) :] == 77).all()
     if not n:
         assert region.tolist() == [0, 0, size[1], size[0]]
@@ -91,19 +100,19 @@ def spliced(
 
 @given(st.sampled_from(list(KINDS)), st.data())
 def test_every_box_is_the_crop_of_the_whole(kind: str, data: st.DataObject) -> None:
-    jpeg, width, height = tiled(kind)
+    jpeg, width, height = jpeg_of(kind)
     h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     top, left = data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w))
     with Image.open(io.BytesIO(jpeg)) as image:
         whole = np.asarray(image.convert("RGB"))
     found = shown(jpeg, (width, height), [top, left, h, w])
     assert np.array_equal(found, whole[top : top + h, left : left + w])
-    small, region = spliced(jpeg, (width, height), [top, left, h, w])
+    small, region = excerpted(jpeg, (width, height), [top, left, h, w])
     if small:
         assert region != [0, 0, height, width]
         with Image.open(io.BytesIO(small)) as image:
             assert image.size == (region[3], region[2])
-            image.load()  # a JPEG without a flaw
+            image.load()  # tiles are a JPEG without a flaw, an upper part one with bytes too many
         assert region[0] <= top <= top + h <= region[0] + region[2]
         assert region[1] <= left <= left + w <= region[1] + region[3]
 
@@ -111,34 +120,34 @@ def test_every_box_is_the_crop_of_the_whole(kind: str, data: st.DataObject) -> N
 @pytest.mark.parametrize("kind", ["420, narrow end", "422, narrow end"])
 def test_the_last_columns_of_a_narrow_tile(kind: str) -> None:
     """libjpeg-turbo interpolates no chroma of an image that is as narrow as the last tile."""
-    jpeg, width, height = tiled(kind)
+    jpeg, width, height = jpeg_of(kind)
     with Image.open(io.BytesIO(jpeg)) as image:
         whole = np.asarray(image.convert("RGB"))
     for columns in range(1, 6):
         left = width - columns
         found = shown(jpeg, (width, height), [20, left, 9, columns])
         assert np.array_equal(found, whole[20:29, left:])
-        assert len(spliced(jpeg, (width, height), [20, left, 9, columns])[0]) > 0
+        assert len(excerpted(jpeg, (width, height), [20, left, 9, columns])[0]) > 0
 
 
 @settings(max_examples=300)
 @given(st.sampled_from(list(KINDS)), st.integers(1, 9), st.integers(1, 9), st.data())
-def test_shrunk_decoding_is_the_same_with_and_without_tiles(
+def test_shrunk_decoding_is_the_same_of_a_part_and_of_the_whole(
     kind: str, down: int, across: int, data: st.DataObject
 ) -> None:
-    jpeg, width, height = tiled(kind)
+    jpeg, width, height = jpeg_of(kind)
     h, w = data.draw(st.integers(16, height)), data.draw(st.integers(16, width))
     box = [data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w]
     options: dict[str, Any] = {"exact": False, "out_size": (down, across)}
-    by_tiles = shown(jpeg, (width, height), box, **options)
-    assert np.array_equal(by_tiles, shown(jpeg, (width, height), box, proven=False, **options))
+    of_a_part = shown(jpeg, (width, height), box, **options)
+    assert np.array_equal(of_a_part, shown(jpeg, (width, height), box, proven=False, **options))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boxes_whose_edges_lie_beside_those_of_tiles(kind: str) -> None:
+def test_boxes_whose_edges_lie_beside_those_of_units(kind: str) -> None:
     """Where a pixel too few would show."""
-    jpeg, width, height = tiled(kind)
-    n_spliced = 0
+    jpeg, width, height = jpeg_of(kind)
+    n_excerpts = 0
     for fraction, beside in itertools.product((1, 2, 4, 8), range(-4, 5)):
         for top, left in ((16, 48), (32, 32), (0, 16)):
             top, left = max(top + beside, 0), max(left + beside, 0)
@@ -147,53 +156,63 @@ def test_boxes_whose_edges_lie_beside_those_of_tiles(kind: str) -> None:
             box = [top, left, min(h, height - top), min(w, width - left)]
             size = (box[2] * 4 // (5 * fraction), box[3] * 4 // (5 * fraction))
             options: dict[str, Any] = {"exact": False, "out_size": size}
-            by_tiles = shown(jpeg, (width, height), box, **options)
+            of_a_part = shown(jpeg, (width, height), box, **options)
             whole = shown(jpeg, (width, height), box, proven=False, **options)
-            assert np.array_equal(by_tiles, whole), (fraction, box)
-            n_spliced += bool(spliced(jpeg, (width, height), box, fraction)[0])
-    assert n_spliced > 60
+            assert np.array_equal(of_a_part, whole), (fraction, box)
+            n_excerpts += bool(excerpted(jpeg, (width, height), box, fraction)[0])
+    assert n_excerpts > 60
 
 
 def test_a_small_box_takes_few_bytes() -> None:
-    jpeg, width, height = tiled("420")
+    jpeg, width, height = jpeg_of("420")
     header = jpeg.index(b"\xff\xda")
-    small, region = spliced(jpeg, (width, height), [60, 60, 4, 4])
+    small, region = excerpted(jpeg, (width, height), [60, 60, 4, 4])
     assert region == [48, 48, 32, 48]  # of two rows one tile of 3 × 16 pixels each
     assert len(small) - header < (len(jpeg) - header) / 8
-    assert spliced(jpeg, (width, height), [0, 0, height, width])[0] == b""
+    assert excerpted(jpeg, (width, height), [0, 0, height, width])[0] == b""
     # What chroma is interpolated from belongs to the box.
-    assert spliced(jpeg, (width, height), [65, 60, 4, 4])[1] == [64, 48, 16, 48]
-    assert spliced(jpeg, (width, height), [64, 60, 4, 4])[1] == [48, 48, 32, 48]
+    assert excerpted(jpeg, (width, height), [65, 60, 4, 4])[1] == [64, 48, 16, 48]
+    assert excerpted(jpeg, (width, height), [64, 60, 4, 4])[1] == [48, 48, 32, 48]
     # At half of its size it is not interpolated; nor where each pixel has its own.
-    assert spliced(jpeg, (width, height), [64, 60, 16, 16], 2)[1] == [64, 48, 16, 48]
-    jpeg, width, height = tiled("444")
-    assert spliced(jpeg, (width, height), [64, 64, 8, 32])[1] == [64, 64, 8, 32]
+    assert excerpted(jpeg, (width, height), [64, 60, 16, 16], 2)[1] == [64, 48, 16, 48]
+    jpeg, width, height = jpeg_of("444")
+    assert excerpted(jpeg, (width, height), [64, 64, 8, 32])[1] == [64, 64, 8, 32]
+
+
+@pytest.mark.parametrize("kind", UNTILED)
+def test_what_lies_below_a_box_is_not_decoded(kind: str) -> None:
+    jpeg, width, height = jpeg_of(kind)
+    unit = 16 if kind.startswith(("420", "440")) else 8
+    margin = unit // 8 - 1
+    small, region = excerpted(jpeg, (width, height), [40, 30, 7, 9])
+    assert (len(small), region) == (len(jpeg), [0, 0, 48, width])
+    # A row further colours are interpolated from the next unit's, and all the image is needed
+    # where that is the last.
+    small, region = excerpted(jpeg, (width, height), [40, 30, 8, 9])
+    assert region == [0, 0, 48 + unit * margin, width]
+    last = (height - 1) // unit * unit
+    assert excerpted(jpeg, (width, height), [0, 0, last - margin, 9])[1] == [0, 0, last, width]
+    assert excerpted(jpeg, (width, height), [0, 0, last + 1 - margin, 9])[0] == b""
 
 
 def test_what_is_decoded_whole() -> None:
-    jpeg, width, height = tiled("420")
+    jpeg, width, height = jpeg_of("420")
     box = [60, 60, 4, 4]
-    sink = io.BytesIO()
-    Image.fromarray(picture(width, height, 3)).save(sink, "JPEG", restart_marker_blocks=5)
-    crooked = sink.getvalue()  # 5 units do not divide the 12 of a row
-    sink = io.BytesIO()
-    Image.fromarray(picture(width, height, 3)).save(sink, "JPEG")
-    plain = sink.getvalue()
     sink = io.BytesIO()
     Image.fromarray(picture(width, height, 3)).save(
         sink, "JPEG", progressive=True, restart_marker_blocks=3
     )
     swapped = jpeg.replace(b"\xff\xd1", b"\xff\xd3", 1)
     without = jpeg.replace(b"\xff\xd2", b"\x12\x34")
-    for data in (crooked, plain, sink.getvalue(), swapped, without, jpeg[: len(jpeg) // 4], b""):
-        assert spliced(data, (width, height), box)[0] == b""
+    for data in (sink.getvalue(), swapped, without, jpeg[: len(jpeg) // 4], b""):
+        assert excerpted(data, (width, height), box)[0] == b""
     # Not of the size that the bundle says: the whole is looked at, and refused.
-    assert spliced(jpeg, (width + 1, height), box)[0] == b""
+    assert excerpted(jpeg, (width + 1, height), box)[0] == b""
 
 
 def test_tiles_that_are_not_in_order_show_what_the_whole_shows() -> None:
     """What libjpeg-turbo only warns of belongs to an image whose bytes are proven."""
-    jpeg, width, height = tiled("420")
+    jpeg, width, height = jpeg_of("420")
     swapped = jpeg.replace(b"\xff\xd1", b"\xff\xd3", 1)
     for data in (swapped, jpeg[: len(jpeg) // 2]):
         whole = shown(data, (width, height), [0, 0, height, width])
@@ -204,7 +223,7 @@ def test_tiles_that_are_not_in_order_show_what_the_whole_shows() -> None:
 
 
 def test_what_is_not_proven_is_decoded_whole() -> None:
-    jpeg, width, height = tiled("420")
+    jpeg, width, height = jpeg_of("420")
     damaged = bytearray(jpeg)
     at = len(jpeg) - 150  # in the last tiles
     damaged[at : at + 60] = bytes(60)
@@ -236,12 +255,12 @@ def test_shrunk_decoding_is_close_and_in_its_place(kind: str) -> None:
 
 SCRIPT = """
 import numpy as np
-from tamis.loaders.tile_splicing import splice
-from test_tile_splicing import KINDS, tiled
+from tamis.loaders.excerpts import excerpt
+from test_excerpts import KINDS, jpeg_of
 
-rng, n_spliced = np.random.default_rng(5), 0
+rng, n_excerpts = np.random.default_rng(5), 0
 for kind in KINDS:
-    jpeg, width, height = tiled(kind)
+    jpeg, width, height = jpeg_of(kind)
     for trial in range(150):
         mutant = bytearray(jpeg)
         for at in rng.integers(0, len(mutant) if trial % 2 else 700, rng.integers(0, 6)):
@@ -253,11 +272,11 @@ for kind in KINDS:
         box = np.array([rng.integers(height - h + 1), rng.integers(width - w + 1), h, w])
         region, out = np.array([0, 0, height, width]), np.full(len(data) + 99, 77, np.int8)
         fraction = 1 << trial % 4
-        n = splice(data, 0, len(data), box, fraction, out[: len(data)], region)
+        n = excerpt(data, 0, len(data), box, fraction, out[: len(data)], region)
         assert 0 <= n <= len(data)
         assert (out[len(data) :] == 77).all()
-        n_spliced += n > 0
-print(n_spliced)
+        n_excerpts += n > 0
+print(n_excerpts)
 """
 
 

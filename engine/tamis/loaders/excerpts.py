@@ -1,9 +1,11 @@
-"""Of a JPEG with restart tiles, only those under a box: spliced into a small JPEG.
+"""Of a JPEG, only what a box needs, as a smaller JPEG.
 
 Between restart markers nothing depends on what came before, so that any rectangle of tiles is a
-JPEG of its own once its header says the smaller size and its markers count from 0 again. What it
-decodes to is, inside the box, what the whole image decodes to: colours are interpolated from
-neighbours, and the rectangle is that of the box grown by what they may be away.
+JPEG of its own once its header says the smaller size and its markers count from 0 again. Without
+tiles a JPEG whose header says a smaller height ends where the box does; libjpeg-turbo passes over
+what follows, which costs it little beside decoding. What either decodes to is, inside the box,
+what the whole image decodes to: colours are interpolated from neighbours, and the part is that of
+the box grown by what they may be away.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from tamis.tiles.layout import (
     find_layout,
 )
 
-__all__ = ["splice"]
+__all__ = ["excerpt"]
 
 # libjpeg-turbo interpolates no colours of images so narrow, in the same pixels.
 _NARROW = 4
@@ -100,7 +102,53 @@ def _copy_tiles(record, layout, rows, columns, n_across, out, at):
 
 
 @njit(nogil=True, error_model="numpy")
-def splice(data, start, size, box, denominator, out, region):
+def _state_size(out, layout, height, width):
+    """Write another size into the frame header of a JPEG."""
+    sizes = out[layout[FRAME] + 5 : layout[FRAME] + 9]
+    sizes[0], sizes[1] = np.uint8(height >> 8), np.uint8(height & 255)
+    sizes[2], sizes[3] = np.uint8(width >> 8), np.uint8(width & 255)
+
+
+@njit(nogil=True, error_model="numpy")
+def _splice(record, layout, rows, box, denominator, out, region):
+    """The tiles under a box; arguments and answer as :func:`excerpt`'s."""
+    height, width = layout[HEIGHT], layout[WIDTH]
+    unit_height, tile = 8 * layout[SAMPLE_V], 8 * layout[SAMPLE_H] * layout[INTERVAL]
+    top, bottom, n_down = rows
+    margin = _margins(layout, denominator)[1]
+    left, right, n_across = _tile_range(box[1], box[3], width, tile, margin)
+    end_of_tiles = min((right + 1) * tile, width)
+    while margin > 0 and left > 0 and end_of_tiles - left * tile <= _NARROW * denominator:
+        left -= 1
+    if top == 0 and left == 0 and bottom == n_down - 1 and right == n_across - 1:
+        return 0
+    header = layout[SCAN]
+    _memcpy(out.ctypes.data, record.ctypes.data, header)
+    high = min((bottom + 1) * unit_height, height) - top * unit_height
+    wide = end_of_tiles - left * tile
+    _state_size(out, layout, high, wide)
+    end = _copy_tiles(record, layout, (top, bottom), (left, right), n_across, out, header)
+    if end == 0:
+        return 0
+    region[0], region[1], region[2], region[3] = top * unit_height, left * tile, high, wide
+    out[end], out[end + 1] = np.uint8(_MARKER), np.uint8(_EOI)
+    return end + 2
+
+
+@njit(nogil=True, error_model="numpy")
+def _upper_part(record, layout, rows, out, region):
+    """The rows down to a box's lower edge; arguments and answer as :func:`excerpt`'s."""
+    bottom, n_down = rows[1], rows[2]
+    if bottom == n_down - 1:
+        return 0
+    _memcpy(out.ctypes.data, record.ctypes.data, len(record))
+    region[2] = (bottom + 1) * 8 * layout[SAMPLE_V]
+    _state_size(out, layout, region[2], region[3])
+    return len(record)
+
+
+@njit(nogil=True, error_model="numpy")
+def excerpt(data, start, size, box, denominator, out, region):
     """Copy what a box needs of a record.
 
     Args:
@@ -110,12 +158,12 @@ def splice(data, start, size, box, denominator, out, region):
         box: (4,) int64: top, left, height and width in pixels, inside the image.
         denominator: Of the size at which it will be decoded.
         out: (≥ size,) int8, written to.
-        region: (4,) int64: the whole image, as the bundle has it; where it is spliced, written to:
-            which part of it ``out`` shows.
+        region: (4,) int64: the whole image, as the bundle has it; where less is copied, written
+            to: which part of it ``out`` shows.
 
     Returns:
-        Bytes of the small JPEG; 0 where the record has no tiles or all are needed, and is to be
-        decoded as it is.
+        Bytes of the small JPEG; 0 where all is needed, or the record is no JPEG of which a part can
+        be told, and is to be decoded as it is.
     """
     layout = np.empty(N_FIELDS, np.int64)
     if not find_layout(data, start, size, layout):
@@ -124,27 +172,9 @@ def splice(data, start, size, box, denominator, out, region):
     if width != region[3] or height != region[2]:
         return 0
     unit_width, unit_height = 8 * layout[SAMPLE_H], 8 * layout[SAMPLE_V]
-    if interval == 0 or -(-width // unit_width) % interval != 0:
-        return 0
-    tile = interval * unit_width
-    margin_down, margin_across = _margins(layout, denominator)
-    top, bottom, n_down = _tile_range(box[0], box[2], height, unit_height, margin_down)
-    left, right, n_across = _tile_range(box[1], box[3], width, tile, margin_across)
-    end_of_tiles = min((right + 1) * tile, width)
-    while margin_across > 0 and left > 0 and end_of_tiles - left * tile <= _NARROW * denominator:
-        left -= 1
-    if top == 0 and left == 0 and bottom == n_down - 1 and right == n_across - 1:
-        return 0
-    record, header = data[start : start + size], layout[SCAN]
-    _memcpy(out.ctypes.data, record.ctypes.data, header)
-    high = min((bottom + 1) * unit_height, height) - top * unit_height
-    wide = end_of_tiles - left * tile
-    sizes = out[layout[FRAME] + 5 : layout[FRAME] + 9]
-    sizes[0], sizes[1] = np.uint8(high >> 8), np.uint8(high & 255)
-    sizes[2], sizes[3] = np.uint8(wide >> 8), np.uint8(wide & 255)
-    end = _copy_tiles(record, layout, (top, bottom), (left, right), n_across, out, header)
-    if end == 0:
-        return 0
-    region[0], region[1], region[2], region[3] = top * unit_height, left * tile, high, wide
-    out[end], out[end + 1] = np.uint8(_MARKER), np.uint8(_EOI)
-    return end + 2
+    margin = _margins(layout, denominator)[0]
+    rows = _tile_range(box[0], box[2], height, unit_height, margin)
+    record = data[start : start + size]
+    if interval > 0 and -(-width // unit_width) % interval == 0:
+        return _splice(record, layout, rows, box, denominator, out, region)
+    return _upper_part(record, layout, rows, out, region)
