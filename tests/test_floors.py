@@ -98,6 +98,7 @@ PEERS = {"tamis.benchmarks.ffcv_writer", "tamis.benchmarks.kernels.faiss_peer"}
 # What `tamis --help` must not wait for.
 HEAVY = (
     "torch", "ffcv", "faiss", "numpy", "scipy", "pyarrow", "cv2", "numba", "pydantic", "matplotlib",
+    "rich",
 )  # fmt: skip
 
 

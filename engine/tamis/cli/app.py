@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from tamis.cli import (
     theory,
     training,
 )
+from tamis.cli.options import help_without_command
 from tamis.errors import TamisError, WorkFailedError, first_line
 
 __all__ = ["app", "main"]
@@ -40,19 +42,21 @@ app = typer.Typer(
     name="tamis",
     help="Score the images of a dataset, keep the ones worth keeping, retrain, report.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain help: typer imports twice as long for help in boxes
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if version:
         print(__version__)
         raise typer.Exit
+    help_without_command(context)
 
 
 for command in (
@@ -80,7 +84,10 @@ for command in (
     runs.demo,
 ):
     app.command()(command)
-app.add_typer(theory.theory)
+app.add_typer(theory.theory, short_help=theory.theory.info.help)
+for registered in (*app.registered_commands, *theory.theory.registered_commands):
+    # In the lists of commands the first paragraph, which would be cut off otherwise.
+    registered.short_help = inspect.cleandoc(registered.callback.__doc__ or "").partition("\n\n")[0]
 
 
 def main() -> NoReturn:
@@ -95,8 +102,6 @@ def main() -> NoReturn:
         code = app(arguments, prog_name="tamis", standalone_mode=False)
     except TyperException as error:
         message = error.format_message().replace("\n", " ")
-        if not message:  # no command at all: the help stands there already
-            sys.exit(2)
         context = getattr(error, "ctx", None)  # usage errors know the command that they are about
         _end(message, 2, f"see: {context.command_path if context else 'tamis'} --help")
     except TamisError as error:

@@ -36,6 +36,7 @@ __all__ = [
     "Strata",
     "Tiles",
     "Workers",
+    "help_without_command",
     "parse_settings",
     "refuse_no_picture",
     "refuse_without",
@@ -166,3 +167,10 @@ def refuse_no_picture(option: str, path: Path) -> None:
             found=path.name,
             do=f"name it {path.stem or 'figure'}.png",
         )
+
+
+def help_without_command(context: typer.Context) -> None:
+    """Show the help, and end with exit code 2, where no command was named."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tamis.cli.options import Json, Overwrite, Seed, refuse_no_picture
+from tamis.cli.options import Json, Overwrite, Seed, help_without_command, refuse_no_picture
 from tamis.cli.output import pairs, print_json, print_table, show_progress
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ __all__ = ["curve", "figure", "plan", "simulate", "solve", "theory"]
 theory = typer.Typer(
     name="theory",
     help="The teacher–student perceptron with pruning: solved, simulated, used to plan.",
-    no_args_is_help=True,
 )
+theory.callback(invoke_without_command=True)(help_without_command)
 
 _AlphaTot = Annotated[
     float, typer.Option(help="Examples per dimension before pruning.", show_default=False)
