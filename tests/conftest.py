@@ -62,9 +62,9 @@ def pytest_configure() -> None:
     sys.unraisablehook = hook
 
 
-# Begun first, each by a process: the whole line compiles loops that most of the others need, and
-# meanwhile the other process does what needs none of them, instead of compiling them, too.
-FIRST = ("test_demo.py", "test_cuda_sources.py", "test_wheels.py")
+# Begun first. The whole line compiles loops that most of the others need; meanwhile the other
+# process is at what needs none of them, and does not compile them a second time.
+FIRST = ("test_demo.py", "test_cuda_sources.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

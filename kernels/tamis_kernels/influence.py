@@ -136,7 +136,7 @@ def _check(masks: Any, name: str, correct: Any) -> Place:
 
 def _bytes(place: Place, array: Any) -> Any:
     flags = np.ascontiguousarray(place.host(array)).view(np.uint8)
-    flags.setflags(write=False)  # as memory maps are: Numba compiles loops for one kind of array
+    flags.setflags(write=False)  # as some memory maps are: loops are compiled for one kind only
     return flags
 
 

@@ -311,10 +311,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_no_command_is_the_help_and_no_empty_error() -> None:
-    done = tamis_process()
-    assert (done.returncode, done.stderr.strip()) == (2, "")
-    assert "Usage: tamis" in done.stdout
-    assert "..." not in done.stdout.partition("Commands:")[2]  # of no command is it cut off
+    for command in ((), ("theory",)):
+        done = tamis_process(*command)
+        assert (done.returncode, done.stderr.strip()) == (2, "")
+        assert "Usage: tamis" in done.stdout
+        assert "..." not in done.stdout.partition("Commands:")[2]  # of no command is it cut off
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

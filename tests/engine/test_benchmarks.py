@@ -163,7 +163,13 @@ def test_growth_is_told_against_the_first_size(
     sample_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs = iter([_Cost(2.0, 10**6)] * 7 + [_Cost(1.0, 3 * 10**6)] * 7)
-    monkeypatch.setattr("tamis.benchmarks.scale._cost", lambda *_: next(costs))
+
+    def cost(name: str, code: str, arguments: list[str], note: Path) -> _Cost:
+        if name == "prototypes":
+            Path(arguments[2]).touch()
+        return next(costs)
+
+    monkeypatch.setattr("tamis.benchmarks.scale._cost", cost)
     rows = bench_scale(sample_bundle, tmp_path, (20, 40))
     rates = [found for found in rows if found.unit == "examples/s"]
     assert [found.name for found in rates[:7]] == [

@@ -177,6 +177,10 @@ def test_metrics_that_are_added_later_use_what_is_there(
     later = get_metrics(["grand-full", "aum", "dual", "loss", "label-doubt", "influence-sum-abs"])
     at_once = score(bundle, later, BRIEF, CPU, test=test_bundle)
     score(bundle, get_metrics(["forgetting", "memorization"]), BRIEF, CPU, work=tmp_path)
+    asked = list(tmp_path.glob("answers-000[0-3]-*.npz"))
+    assert len(asked) == 4
+    for answers in asked:  # as if another version had asked: the networks are still there
+        answers.unlink()
     seen = counted_trainings(monkeypatch)
     reused = score(bundle, later, BRIEF, CPU, test=test_bundle, work=tmp_path)
     assert seen == []

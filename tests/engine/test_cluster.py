@@ -88,6 +88,7 @@ def cluster(head: Any) -> Iterator[Any]:
     yield head
     for node in list(head.worker_nodes):
         head.remove_node(node, allow_graceful=False)
+    head.wait_for_nodes()  # until nobody counts on them
 
 
 def numbers(records: dict[str, TrialRecord]) -> dict[str, float]:

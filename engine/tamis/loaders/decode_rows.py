@@ -94,7 +94,8 @@ def _show_jpeg(
     """Decode what a box needs of a JPEG, and resize it."""
     address = data.ctypes.data + start
     denominator = _fraction(box, out.shape[0], out.shape[1], exact or by_area)
-    # What is not proven is decoded whole: damage beside the box is damage, too.
+    # What is not proven is decoded whole: damage beside the box is damage, too. (What libjpeg-turbo
+    # refuses of proven bytes below the box is not seen.)
     if proven:
         n = excerpt(data, start, size, box, denominator, smaller, region)
         if n:

@@ -77,8 +77,8 @@ class Decoder:
     ) -> list[Failure]:
         """Decode records, cut a box out of each, and resize it.
 
-        Of a JPEG whose bytes are proven, only the tiles under the box are decoded, or without
-        tiles what is not below it: the same pixels.
+        Of a baseline JPEG whose bytes are proven, only the tiles under the box are decoded, or
+        without tiles what is not below it: the same pixels.
 
         JPEGs are decoded as Pillow and torchvision decode them: the accurate inverse DCT and
         smooth chroma (FFCV takes the fast DCT, which is off by up to 25 levels and no faster).

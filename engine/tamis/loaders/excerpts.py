@@ -5,7 +5,8 @@ JPEG of its own once its header says the smaller size and its markers count from
 tiles a JPEG whose header says a smaller height ends where the box does; libjpeg-turbo passes over
 what follows, which costs it little beside decoding. What either decodes to is, inside the box,
 what the whole image decodes to: colours are interpolated from neighbours, and the part is that of
-the box grown by what they may be away.
+the box grown by what they may be away. What is wrong elsewhere in a record is then not seen, so
+that parts are for records whose bytes are proven to be those that were written.
 """
 
 from __future__ import annotations
@@ -110,12 +111,11 @@ def _state_size(out, layout, height, width):
 
 
 @njit(nogil=True, error_model="numpy")
-def _splice(record, layout, rows, box, denominator, out, region):
+def _splice(record, layout, rows, margin, box, denominator, out, region):
     """The tiles under a box; arguments and answer as :func:`excerpt`'s."""
     height, width = layout[HEIGHT], layout[WIDTH]
     unit_height, tile = 8 * layout[SAMPLE_V], 8 * layout[SAMPLE_H] * layout[INTERVAL]
     top, bottom, n_down = rows
-    margin = _margins(layout, denominator)[1]
     left, right, n_across = _tile_range(box[1], box[3], width, tile, margin)
     end_of_tiles = min((right + 1) * tile, width)
     while margin > 0 and left > 0 and end_of_tiles - left * tile <= _NARROW * denominator:
@@ -172,9 +172,9 @@ def excerpt(data, start, size, box, denominator, out, region):
     if width != region[3] or height != region[2]:
         return 0
     unit_width, unit_height = 8 * layout[SAMPLE_H], 8 * layout[SAMPLE_V]
-    margin = _margins(layout, denominator)[0]
-    rows = _tile_range(box[0], box[2], height, unit_height, margin)
+    margin_down, margin_across = _margins(layout, denominator)
+    rows = _tile_range(box[0], box[2], height, unit_height, margin_down)
     record = data[start : start + size]
     if interval > 0 and -(-width // unit_width) % interval == 0:
-        return _splice(record, layout, rows, box, denominator, out, region)
+        return _splice(record, layout, rows, margin_across, box, denominator, out, region)
     return _upper_part(record, layout, rows, out, region)

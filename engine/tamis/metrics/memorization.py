@@ -15,7 +15,7 @@ from tamis_kernels import influence_reduce, memorization
 __all__ = ["METRICS"]
 
 
-_MOST_ADDED = 5e-4  # to a memorization; less where more than 475 networks make finer steps
+_SPAN = 1e-3  # of what ties go by; less where more networks make finer steps
 
 
 def _memorization(runs: SubsetRuns) -> NDArray[Any]:
@@ -29,7 +29,7 @@ def _memorization(runs: SubsetRuns) -> NDArray[Any]:
     n_models = len(runs.masks)
     n_in = np.unique(runs.masks.sum(axis=0, dtype=np.int64))
     steps = max(math.lcm(int(n), n_models - int(n)) for n in n_in)
-    added = min(2 * _MOST_ADDED, 0.99 / steps) * (0.5 - runs.held_out_p)
+    added = min(_SPAN, 0.99 / steps) * (0.5 - runs.held_out_p)
     return (counted + added).astype(np.float32)
 
 
@@ -51,6 +51,7 @@ METRICS = (
         "right only if it was trained on",
         labels=True,
         reading=FromSubsets(_memorization),
+        version=2,
         source="accuracy on it of networks trained on it, less that of the others, ties by the"
         f" probability of its label; {_PAPER}",
     ),

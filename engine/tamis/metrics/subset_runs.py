@@ -24,7 +24,7 @@ from tamis_kernels import row_scores
 __all__ = ["BLOCK", "SubsetTrainings", "subset_mask"]
 
 BLOCK = 10  # networks; within each block every example is in equally many subsets
-_ANSWERS = 2  # which answers of a network are kept: those of other versions are not looked for
+_ANSWERS = 2  # which answers are kept: networks that gave others are asked anew
 
 
 def subset_mask(
@@ -73,7 +73,7 @@ class SubsetTrainings:
     def bytes_of_a_run(self) -> int:
         """On disk, without the network and its answers on the test set."""
         n = self._context.n_examples
-        return 2 * (n // 8) + round(4 * n * (1 - self._context.settings.subset_share))
+        return 2 * (n // 8) + round(6 * n * (1 - self._context.settings.subset_share))
 
     def check(self) -> None:
         """Refuse sets so small that a subset is all of them, or none.
@@ -96,12 +96,16 @@ class SubsetTrainings:
         return [number for number in self.numbers if not self._is_there(number)]
 
     def run(self) -> None:
-        """Train what is missing, and ask kept networks about a test set that is new."""
+        """Train what is missing, and ask kept networks what they have not been asked."""
         missing = self.missing()
         for i, number in enumerate(missing):
             self.train(number, label=f"score: subset network {i + 1} of {len(missing)}")
-        for number in self.numbers if self._test else ():
-            self._ask_about_test(number)
+        for number in self.numbers:
+            if not self._context.store.holds(self._answers_name(number)):
+                name = self._name(number)
+                self._answer(number, self._context.store.load_model(name, self._context.device))
+            if self._test:
+                self._ask_about_test(number)
 
     def evidence(self) -> SubsetRuns:
         """What all networks say. m · (n + n_test) / 8 bytes each for three and one of them."""
@@ -109,7 +113,7 @@ class SubsetTrainings:
         masks, correct, flags, tests = [], [], [], []
         doubt, p_label, held_out = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
         for number in self.numbers:
-            kept = self._load(number)
+            kept = self._load(self._answers_name(number))
             mask = self._mask(number)
             masks.append(np.packbits(mask))
             correct.append(kept["correct"])
@@ -118,7 +122,7 @@ class SubsetTrainings:
             p_label[~mask] += kept["p_label"]
             held_out += ~mask
             if self._test:
-                tests.append(self._load_test(number))
+                tests.append(self._load(self._test_name(number))["correct"])
         test = self._context.test
         return SubsetRuns(
             masks,
@@ -143,7 +147,9 @@ class SubsetTrainings:
             "recipe": settings.recipe.name,
             "recipe_digest": settings.recipe.digest,
             "epochs": settings.recipe.epochs,
-            "networks": [str(self._load(number, "network")["network"]) for number in self.numbers],
+            "networks": [
+                str(self._load(self._name(number), "network")["network"]) for number in self.numbers
+            ],
             "test": test.digest if self._test and test is not None else None,
         }
 
@@ -163,14 +169,14 @@ class SubsetTrainings:
             progress=context.progress,
             label=label,
         )
-        arrays = self._ask(trained.model, mask)
-        arrays["network"] = np.array(weights_digest(trained.model))
-        self._context.store.save_model(self._name(number), trained.model)
-        self._context.store.save(self._name(number), arrays)
+        name = self._name(number)
+        self._context.store.save_model(name, trained.model)
+        self._context.store.save(name, {"network": np.array(weights_digest(trained.model))})
+        self._answer(number, trained.model)
 
-    def _ask(self, model: Network, mask: NDArray[np.bool_]) -> Arrays:
+    def _answer(self, number: int, model: Network) -> None:
         """Two passes over the held-out examples, because thresholds come from all of them."""
-        context = self._context
+        context, mask = self._context, self._mask(number)
         n_classes = context.bundle.n_classes
         correct, p_label = [], []
         for outputs in infer(model, context.evaluation(), context.device):
@@ -188,12 +194,14 @@ class SubsetTrainings:
             flagged.append(to_numpy(confident_elsewhere(p, outputs.labels, thresholds)))
             doubt.append(to_numpy(label_doubt(p, outputs.labels, thresholds)))
         flags[~mask] = np.concatenate(flagged)
-        return {
+        answers = {
             "correct": np.packbits(np.concatenate(correct)),
             "flags": np.packbits(flags),
             "doubt": np.concatenate(doubt).astype(np.float16),
-            "p_label": p_held_out.numpy().astype(np.float16),
+            # In 16 bits all that are nearly certain would be alike.
+            "p_label": p_held_out.numpy(),
         }
+        context.store.save(self._answers_name(number), answers)
 
     def _ask_about_test(self, number: int) -> None:
         context, name = self._context, self._test_name(number)
@@ -209,15 +217,10 @@ class SubsetTrainings:
     def _is_there(self, number: int) -> bool:
         return self._context.store.holds(self._name(number))
 
-    def _load(self, number: int, *only: str) -> Arrays:
-        kept = self._context.store.load(self._name(number), *only)
+    def _load(self, name: str, *only: str) -> Arrays:
+        kept = self._context.store.load(name, *only)
         assert kept is not None  # after run()
         return kept
-
-    def _load_test(self, number: int) -> NDArray[np.uint8]:
-        kept = self._context.store.load(self._test_name(number))
-        assert kept is not None  # after run()
-        return kept["correct"]
 
     def _mask(self, number: int) -> NDArray[np.bool_]:
         settings = self._context.settings
@@ -227,9 +230,12 @@ class SubsetTrainings:
         settings = self._context.settings
         about = self._context.about()
         return self._context.store.name(
-            "subset", number, **about, share=round(settings.subset_share, 1), seed=settings.seed,
-            answers=_ANSWERS,
-        )  # fmt: skip
+            "subset", number, **about, share=round(settings.subset_share, 1), seed=settings.seed
+        )
+
+    def _answers_name(self, number: int) -> str:
+        name = self._name(number)
+        return self._context.store.name("answers", number, of=name, version=_ANSWERS)
 
     def _test_name(self, number: int) -> str:
         test = self._context.test

@@ -68,7 +68,7 @@ def decoding(bundle: Bundle) -> Ceiling:
             records, _ = reader.read(positions, np.empty(0, np.int8))
             corner = np.tile([0, 0, 1, 1], (len(positions), 1))  # of one pixel
             out = np.empty((len(positions), 1, 1, 3), np.uint8)
-            records = replace(records, proven=False)  # whole, where they have tiles
+            records = replace(records, proven=False)  # whole, not what the corner needs
             parts.append((Decoder(), records, corner, np.zeros(len(positions), np.bool_), out))
         seconds = _seconds(lambda: list(pool.map(lambda part: part[0].decode(*part[1:]), parts)))
     name = f"libjpeg-turbo alone on {n_cores()} cores"
