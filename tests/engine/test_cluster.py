@@ -87,7 +87,7 @@ def cluster(head: Any) -> Iterator[Any]:
     """A node, to which a test may add others; they are gone after it."""
     yield head
     for node in list(head.worker_nodes):
-        head.remove_node(node, allow_graceful=False)
+        head.remove_node(node)
     head.wait_for_nodes()  # until nobody counts on them
 
 
