@@ -95,7 +95,7 @@ def test_peers_show_the_same_part_of_an_image(task: Task, bundle: Bundle) -> Non
 
 @pytest.fixture(scope="module")
 def report(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> LoaderReport:
-    """A small run of all that there is but for cold files, plain FFCV and WebDataset."""
+    """A small run by three loaders, which feed a network, too."""
     loaders, folder = ("ffcv", "memory", "PIL DataLoader"), tmp_path_factory.mktemp("bench")
     size = LoaderBench(loaders, 1, SIDE, 8, cold_bytes=0, feed=True)
     found = bench_loaders(bundle.path, folder, size)

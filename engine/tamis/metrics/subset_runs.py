@@ -194,7 +194,7 @@ class SubsetTrainings:
             flagged.append(to_numpy(confident_elsewhere(p, outputs.labels, thresholds)))
             doubt.append(to_numpy(label_doubt(p, outputs.labels, thresholds)))
         flags[~mask] = np.concatenate(flagged)
-        answers = {
+        answers: Arrays = {
             "correct": np.packbits(np.concatenate(correct)),
             "flags": np.packbits(flags),
             "doubt": np.concatenate(doubt).astype(np.float16),
