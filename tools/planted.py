@@ -21,6 +21,7 @@ from tamis.score_table import ScoreTable, read_score_table
 
 FLIPPED, REPEATED = 0.05, 0.02
 EPS = 1e-4  # copies are exact
+CAMPAIGNS = ("learning", "by-heart")  # see tools/run-cifar10-planted
 
 
 def plant(source: Path, out: Path, n: int) -> None:
@@ -72,19 +73,19 @@ def found_copies(table: ScoreTable, known: dict[str, Any]) -> dict[str, float]:
 def report(folder: Path) -> None:
     """Everything in one file, without the scores of single images."""
     known = json.loads((folder / "planted.json").read_text())
-    table = read_score_table(folder / "scores.parquet")
+    tables = {name: read_score_table(folder / f"{name}.parquet") for name in CAMPAIGNS}
+    found = {name: found_flips(table, known) for name, table in tables.items()}
     summary = {
-        "examples": len(table.example_ids),
+        "examples": len(tables["by-heart"].example_ids),
         "environment": run_environment(),
-        "parameters": parameters_of(table),
-        "seconds": seconds_of(folder / "score.json"),
+        "parameters": {name: parameters_of(table) for name, table in tables.items()},
+        "seconds": {name: seconds_of(folder / f"{name}.json") for name in CAMPAIGNS},
         "wrong_labels": len(known["flipped"]),
-        "of_them_in_the_hardest_tenth": found_flips(table, known),
-        **found_copies(table, known),
+        "of_them_in_the_hardest_tenth": found,
+        **found_copies(tables["by-heart"], known),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    keys = ("wrong_labels", "of_them_in_the_hardest_tenth")
-    print(json.dumps({key: summary[key] for key in keys}, indent=1))
+    print(json.dumps(found, indent=1))
     print(f"{folder / 'summary.json'}: all of it")
 
 
