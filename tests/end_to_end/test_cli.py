@@ -215,7 +215,7 @@ def test_metrics_and_recipes_are_listed() -> None:
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(
-    folder: Path, sample_bundle: Path, sample_folder: Path, tmp_path: Path
+    folder: Path, sample_bundle: Path, sample_folder: Path, report_folder: Path, tmp_path: Path
 ) -> None:
     train, scores, out = folder / "train.beton", folder / "scores.parquet", tmp_path / "out.beton"
     (tmp_path / "empty").mkdir()
@@ -297,7 +297,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("metrics", "--encoder", "pixels"), "--encoder: expected a bundle, for which"),
         (("metrics", train, "--encoder", "pixel"), "pixel"),
         (("report", tmp_path / "empty"), "run first: tamis sweep"),
-        (("report", folder / "sweep", "--overwrite", "--bench", tmp_path / "none"), "of records"),
+        (("report", report_folder, "--overwrite", "--bench", tmp_path / "none"), "of records"),
         (("report", folder, "--fiftyone", out, "--bench", train), "--bench: expected none with"),
         (("demo", "--out", tmp_path / "images"), "found something else"),
         (("select", scores, out, "--keep", "half"), "(see: tamis select --help)"),

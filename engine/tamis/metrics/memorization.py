@@ -26,9 +26,8 @@ def _memorization(runs: SubsetRuns) -> NDArray[Any]:
     more memorized; what is added is less than half of a step between counts.
     """
     counted: NDArray[Any] = memorization(runs.masks, runs.correct)
-    n_models = len(runs.masks)
-    n_in = np.unique(runs.masks.sum(axis=0, dtype=np.int64))
-    steps = max(math.lcm(int(n), n_models - int(n)) for n in n_in)
+    n_in = int(runs.masks[:, 0].sum(dtype=np.int64))  # and as many for any other example
+    steps = math.lcm(n_in, len(runs.masks) - n_in)
     added = min(_SPAN, 0.99 / steps) * (0.5 - runs.held_out_p)
     return (counted + added).astype(np.float32)
 
