@@ -83,7 +83,8 @@ def sweep(
     else:
         for failure in done.failures:
             print(f"failed  {failure}")
-        print(f"{done.records}: {done.n_done} of {done.n_trials} trials done")
+        given_up = f", {done.n_stopped} given up early" if done.n_stopped else ""
+        print(f"{done.records}: {done.n_done} of {done.n_trials} trials done{given_up}")
     if done.n_failed:
         raise typer.Exit(1)
 
@@ -175,7 +176,7 @@ def _write_browsing_folder(
     from tamis.report.browsing import write_browsing_folder
     from tamis.report.page import read_sweep
 
-    sweep, _ = read_sweep(folder)
+    sweep = read_sweep(folder).sweep
     table = sweep.table(max(sweep.spec.sizes))
     with show_progress() as progress:
         n_images = write_browsing_folder(

@@ -18,9 +18,7 @@ from tamis.report.provenance import provenance
 from tamis.report.sections import make_sections
 from tamis.report.summary import AccuracyTable, summarise
 from tamis.report.throughput import read_throughput
-from tamis.sweep.grid import Sweep
-from tamis.sweep.records import TrialRecord
-from tamis.sweep.results import read_results
+from tamis.sweep.results import SweepResults, read_results
 from tamis.sweep.scoring import scoring_seconds
 
 __all__ = ["Report", "read_sweep", "write_report"]
@@ -68,7 +66,8 @@ def write_report(
         UsageError: No finished trials there, a report that stands already, or no record.
         TamisError: A bundle or score table of the sweep that is no longer as it was.
     """
-    sweep, records = read_sweep(folder)
+    results = read_sweep(folder)
+    sweep, records = results.sweep, results.records
     bundle, table = sweep.train, sweep.table(max(sweep.spec.sizes))
     out, csv, tex = folder / "report.html", folder / "table.csv", folder / "table.tex"
     refuse_existing(out, overwrite)
@@ -95,6 +94,9 @@ def write_report(
             records=records,
             bundle=bundle,
             n_trials=len(sweep.trials),
+            n_left_out=results.n_left_out,
+            stopped=results.stopped,
+            given_up_cells=results.given_up_cells(),
             sections=sections,
             laws={name: study.words for name, study in studies.items()},
             plots=plots,
@@ -114,24 +116,25 @@ def write_report(
     return Report(out, csv, tex, paths, tuple(tables), verdicts)
 
 
-def read_sweep(folder: Path) -> tuple[Sweep, list[TrialRecord]]:
-    """The sweep that ``sweep.json`` describes, and its records only: earlier settings stay out.
+def read_sweep(folder: Path) -> SweepResults:
+    """What came of the sweep in a folder, of which there has to be something to show.
 
     Raises:
         UsageError: No finished trials there.
         TamisError: As :func:`tamis.sweep.results.read_results`.
     """
-    sweep, records = None, list[TrialRecord]()
-    if (folder / "sweep.json").is_file():
-        sweep, records = read_results(folder)
-    if sweep is None or not records:
-        raise UsageError(
-            folder,
-            expected="a sweep's folder with sweep.json and finished trials in records.jsonl",
-            found=f"{len(records)} finished trials",
-            do=f"run first: tamis sweep SWEEP.yaml --out {folder}",
-        )
-    return sweep, records
+    results = read_results(folder) if (folder / "sweep.json").is_file() else None
+    if results is not None and results.records:
+        return results
+    only_given_up = results is not None and bool(results.stopped)
+    raise UsageError(
+        folder,
+        expected="a sweep's folder with sweep.json and finished trials in records.jsonl",
+        found="0 finished trials" + (" in cells that were not given up" if only_given_up else ""),
+        do="change or leave out stop_early in its file, and sweep again"
+        if only_given_up
+        else f"run first: tamis sweep SWEEP.yaml --out {folder}",
+    )
 
 
 def _class_plots(plots: dict[str, Plot]) -> dict[str, Plot]:

@@ -87,7 +87,8 @@ def read_points(path: Path) -> PointSet:
 def _of_sweep(folder: Path) -> tuple[list[TrialRecord], int | None]:
     """The sweep's own records, without those of earlier settings, and its test examples.
 
-    Where its bundles or scores are no longer there, all records, and None.
+    Cells of which trials were given up stay out. Where its bundles or scores are no longer there,
+    all records, and None.
     """
     # And with them torch, which a CSV file can do without.
     from tamis.sweep.records import read_records
@@ -95,10 +96,10 @@ def _of_sweep(folder: Path) -> tuple[list[TrialRecord], int | None]:
 
     known = read_records(folder / "records.jsonl")
     try:
-        sweep, records = read_results(folder)
+        results = read_results(folder)
     except (OSError, ValueError, TamisError):
         return list(known.values()), None
-    return records, sweep.test.n_examples
+    return results.records, results.sweep.test.n_examples
 
 
 def points_of_records(records: Iterable[TrialRecord]) -> list[Point]:

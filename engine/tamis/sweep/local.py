@@ -12,13 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tamis.devices import n_cores, use_threads
 from tamis.errors import TamisError, WorkFailedError
-from tamis.sweep.records import Trial, TrialRecord
-from tamis.sweep.runner import Job, Runner
+from tamis.sweep.records import Trial
+from tamis.sweep.runner import Job, Result, Runner
 
 __all__ = ["run_here"]
 
 
-def run_here(job: Job, trials: Sequence[Trial], workers: int) -> Iterator[TrialRecord | str]:
+def run_here(job: Job, trials: Sequence[Trial], workers: int) -> Iterator[Result]:
     """Run trials.
 
     Args:
@@ -27,7 +27,7 @@ def run_here(job: Job, trials: Sequence[Trial], workers: int) -> Iterator[TrialR
         workers: Processes; the CPU's cores are shared out among them.
 
     Yields:
-        As they finish: a record, or one line on what failed.
+        As they finish.
 
     Raises:
         TamisError: As :class:`Runner`.
@@ -86,7 +86,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_worker(trial: Trial) -> TrialRecord | str:
+def _run_in_worker(trial: Trial) -> Result:
     assert _runner is not None  # set by _start_worker
     if isinstance(_runner, TamisError):
         raise _runner

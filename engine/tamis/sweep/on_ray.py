@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from tamis.cluster import ClusterOptions, GivenUp, run_on_cluster
-from tamis.sweep.records import Trial, TrialRecord
-from tamis.sweep.runner import Job, Runner
+from tamis.sweep.records import Trial
+from tamis.sweep.runner import Job, Result, Runner
 
 __all__ = ["run_on_ray"]
 
 
-def run_on_ray(
-    job: Job, trials: Sequence[Trial], options: ClusterOptions
-) -> Iterator[TrialRecord | str]:
+def run_on_ray(job: Job, trials: Sequence[Trial], options: ClusterOptions) -> Iterator[Result]:
     """Run trials.
 
     Args:
@@ -23,7 +21,7 @@ def run_on_ray(
         options: Where.
 
     Yields:
-        As they finish: a record, or one line on what failed.
+        As they finish.
 
     Raises:
         TamisError: As :func:`tamis.cluster.run_on_cluster`, or :class:`Runner` in a worker.
@@ -33,5 +31,5 @@ def run_on_ray(
         yield f"{trial}: {result.reason}" if isinstance(result, GivenUp) else result
 
 
-def _open(job: Job, threads: int) -> Callable[[Trial], TrialRecord | str]:
+def _open(job: Job, threads: int) -> Callable[[Trial], Result]:
     return Runner(job, threads).run

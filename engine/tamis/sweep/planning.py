@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, read_records
 from tamis.sweep.scoring import open_sweep, plan_scoring
 from tamis.sweep.spec import SweepSpec
+from tamis.sweep.stopping import STOPPED, read_stopped
 from tamis.training.loop import n_steps
 from tamis.training.recipes import Recipe
 
@@ -28,11 +28,11 @@ class SweepPlan:
 
     Attributes:
         n_trials: Of the grid.
-        n_done: Of them, finished by earlier calls.
+        n_done: Of them, finished or given up by earlier calls.
         n_missing: Of them, to be run.
         n_sets: Different parts of the training bundle that those are trained on. None is written:
             trials take their examples out of what is decoded once.
-        steps: Optimizer steps still to take.
+        steps: Optimizer steps still to take, if no trial is given up.
         images: Images that those steps show.
         seconds: Estimate of training and testing, one trial after the other on this device; None
             where nothing was measured.
@@ -63,9 +63,12 @@ def plan_sweep(spec: SweepSpec, out: Path, device: torch.device | None) -> Sweep
         TamisError: As :class:`Sweep`.
     """
     sweep = open_sweep(spec, out)
-    known = read_records(out / "records.jsonl")
+    known = set(read_records(out / "records.jsonl"))
     trials = sweep.trials
-    missing = [trial for trial in trials if not _is_done(sweep, trial, known.keys())]
+    keys = [sweep.key(trial) for trial in trials if _has_scores(sweep, trial)]
+    known |= read_stopped(out / STOPPED, spec.stop_early, keys).keys()
+    # What has no scores yet has not been trained on.
+    missing = [t for t in trials if not _has_scores(sweep, t) or sweep.key(t) not in known]
     full = sweep.train.n_examples
     work = {t: n_steps(sweep.n_kept(t), full, sweep.recipes[t.recipe], t.budget) for t in missing}
     seconds = scoring = None
@@ -88,11 +91,9 @@ def plan_sweep(spec: SweepSpec, out: Path, device: torch.device | None) -> Sweep
     )
 
 
-def _is_done(sweep: Sweep, trial: Trial, known: Container[str]) -> bool:
+def _has_scores(sweep: Sweep, trial: Trial) -> bool:
     scored = trial.side not in ("random", "full")
-    if scored and trial.metric not in sweep.table(trial.size).columns:
-        return False  # what has no scores yet has not been trained on
-    return sweep.key(trial) in known
+    return not scored or trial.metric in sweep.table(trial.size).columns
 
 
 def _part_of(trial: Trial) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 
 from tamis.errors import UsageError, first_line
-from tamis.sweep.spec import ScoringSpec, SweepSpec
+from tamis.sweep.spec import EarlyStopRule, ScoringSpec, SweepSpec
 
 __all__ = ["read_sweep_spec"]
 
@@ -45,7 +45,17 @@ def read_sweep_spec(path: Path) -> SweepSpec:
 
 
 # What pydantic says in words that a reader of YAML would not use.
-_PLAINLY = {"too_short": "at least one entry", "path_type": "a path"}
+_PLAINLY = {
+    "too_short": "at least one entry",
+    "path_type": "a path",
+    "model_type": "keys and values of its own",
+}
+
+# Keys whose values have keys of their own.
+_INSIDE: dict[object, type[pydantic.BaseModel]] = {
+    "scoring": ScoringSpec,
+    "stop_early": EarlyStopRule,
+}
 
 
 def _refusal(path: Path, text: str, error: pydantic.ValidationError) -> UsageError:
@@ -59,12 +69,11 @@ def _refusal(path: Path, text: str, error: pydantic.ValidationError) -> UsageErr
             found=reprlib.repr(place[0] if place else given),
             do="see the README's sweep file",
         )
-    inside = place[0] == "scoring" and len(place) > 1
+    inside = _INSIDE.get(place[0]) if len(place) > 1 else None
     name = str(place[1] if inside else place[0])
     where = f"{path}, line {_line(text, place)}"
     if kind == "extra_forbidden":
-        model: type[pydantic.BaseModel] = ScoringSpec if inside else SweepSpec
-        keys = list(model.model_fields)
+        keys = list((inside or SweepSpec).model_fields)
         near = difflib.get_close_matches(name, keys, n=1)
         return UsageError(
             where,
@@ -73,7 +82,8 @@ def _refusal(path: Path, text: str, error: pydantic.ValidationError) -> UsageErr
             do=f"did you mean {near[0]}?" if near else "remove it",
         )
     if kind == "missing":
-        return UsageError(path, expected=f"the key {name}", found="none", do="add it")
+        key = f"the key {name}" + (f" of {place[0]}" if inside else "")
+        return UsageError(path, expected=key, found="none", do="add it")
     says = re.sub(r"^(Input should be|Value error,) ", "", problems[0]["msg"])
     number = place[-1] if len(place) > 1 and "set" not in place else None
     entry = f", entry {number + 1}" if isinstance(number, int) else ""

@@ -40,10 +40,15 @@ class Trial:
     recipe: str = ""
 
     def __str__(self) -> str:
+        return f"{self.cell_name}, seed {self.seed}"
+
+    @property
+    def cell_name(self) -> str:
+        """For people: everything but the seed."""
         how = [self.metric] if self.side in ("random", "full") else [self.metric, self.side]
         how += [f"keep {self.keep:g}"] if self.side != "full" else []
         how += [f"of {self.size:g} of the set"] if self.size < 1 else []
-        return ", ".join((*how, self.recipe, f"same {self.budget}", f"seed {self.seed}"))
+        return ", ".join((*how, self.recipe, f"same {self.budget}"))
 
 
 @dataclass(frozen=True)

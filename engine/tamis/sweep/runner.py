@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,11 +12,17 @@ from tamis.errors import WorkFailedError, first_line
 from tamis.selection.selecting import select
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord
-from tamis.sweep.spec import SweepSpec
+from tamis.sweep.spec import EarlyStopRule, SweepSpec
+from tamis.sweep.stopping import HopelessError, Judge, StoppedTrial
+from tamis.training.loop import n_steps
 from tamis.training.many import Trainer, TrainSpec
+from tamis.training.recipes import Recipe
 from tamis.training.runs import RunOptions
 
-__all__ = ["Job", "Runner"]
+__all__ = ["Job", "Result", "Runner"]
+
+Result = TrialRecord | StoppedTrial | str
+"""Of a trial: its record, that it was given up, or one line on what failed."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +56,34 @@ class Runner:
         where = resolve_device(job.device)
         self._trainer = Trainer(self._sweep.train, self._sweep.test, where, workers=threads)
 
-    def run(self, trial: Trial) -> TrialRecord | str:
-        """The trial's record, or one line on why there is none."""
+    def run(self, trial: Trial) -> Result:
+        """Train and test."""
         try:
             return self._run(trial)
         except (WorkFailedError, RuntimeError) as error:  # RuntimeError: torch, out of memory too
             return f"{trial}: {first_line(error)}"
 
-    def _run(self, trial: Trial) -> TrialRecord:
-        sweep = self._sweep
+    def _run(self, trial: Trial) -> TrialRecord | StoppedTrial:
+        sweep, began = self._sweep, time.perf_counter()
         table = sweep.table(trial.size)
         kept = select(table, sweep.selection(trial))
         options = RunOptions(trial.budget, sweep.train.n_examples, trial.seed)
         recipe = sweep.recipes[trial.recipe]
-        _, record = self._trainer.run(TrainSpec(recipe, kept.example_ids, options))
+        rule, judge = sweep.spec.stop_early, None
+        if rule is not None:
+            judge = self._judge(rule, recipe, len(kept.example_ids), trial)
+        try:
+            training = TrainSpec(recipe, kept.example_ids, options)
+            _, record = self._trainer.run(training, observer=judge)
+        except HopelessError as stop:
+            assert rule is not None
+            facts = (rule.after, rule.below, stop.accuracy, stop.epochs)
+            return StoppedTrial(sweep.key(trial), trial, *facts, time.perf_counter() - began)
         fraction = len(kept.example_ids) / len(table.example_ids)
         per_class = {str(label): count for label, count in kept.per_class.items()}
         return TrialRecord(sweep.key(trial), trial, fraction, per_class, asdict(record))
+
+    def _judge(self, rule: EarlyStopRule, recipe: Recipe, n_kept: int, trial: Trial) -> Judge:
+        steps = n_steps(n_kept, self._sweep.train.n_examples, recipe, trial.budget)
+        n_epochs = steps / math.ceil(n_kept / recipe.batch_size)
+        return Judge(rule, n_epochs, lambda model: self._trainer.test(model, recipe).accuracy)

@@ -3,7 +3,8 @@
 Intended behaviour: every finished trial is one line of ``records.jsonl``, written and synced before
 the next begins to count; a killed sweep loses only the trials under way, and a second call runs
 only what is missing. A trial that fails is reported and leaves no record, so that the next call
-tries it again; the others go on. One process at a time runs a sweep in a folder.
+tries it again; the others go on. One that is given up, where the sweep asks for that, leaves a line
+in ``stopped.jsonl`` instead. One process at a time runs a sweep in a folder.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from tamis.progress import QUIET, Progress
 from tamis.sweep.local import run_here
 from tamis.sweep.on_ray import run_on_ray
 from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
-from tamis.sweep.runner import Job
+from tamis.sweep.runner import Job, Result
 from tamis.sweep.scoring import open_sweep, score_initial_sets, table_files
 from tamis.sweep.spec import SweepSpec
+from tamis.sweep.stopping import STOPPED, StoppedTrial, append_stopped, read_stopped
 from tamis.sweep.tracking import SweepTracks
 
 __all__ = ["SweepReport", "run_sweep"]
@@ -30,10 +32,11 @@ __all__ = ["SweepReport", "run_sweep"]
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a call of a sweep did; ``failures`` are one line each."""
+    """What a call of a sweep did; ``failures`` are one line each, ``n_stopped`` are given up."""
 
     n_trials: int
     n_done: int
+    n_stopped: int
     n_failed: int
     failures: tuple[str, ...]
     records: Path
@@ -53,7 +56,8 @@ def run_sweep(
 
     Args:
         spec: See :class:`SweepSpec`.
-        out: Folder of ``sweep.json`` (the spec) and ``records.jsonl``; made where it is missing.
+        out: Folder of ``sweep.json`` (the spec), ``records.jsonl`` and, of trials that were given
+            up, ``stopped.jsonl``; made where it is missing.
         device: As in :func:`tamis.devices.resolve_device`.
         workers: Processes on this machine, 1 by default; the CPU's cores are shared out among them.
         cluster: Run the trials on a Ray cluster instead, and train what scores are read off.
@@ -77,7 +81,9 @@ def run_sweep(
             score_initial_sets(sweep, out, scoring_device, cluster=cluster, progress=progress)
             sweep = open_sweep(spec, out)
         keys = {trial: sweep.key(trial) for trial in sweep.trials}
-        missing = [trial for trial, key in keys.items() if key not in known]
+        stopped = read_stopped(out / STOPPED, spec.stop_early, keys.values() - known.keys())
+        ended = known.keys() | stopped.keys()
+        missing = [trial for trial, key in keys.items() if key not in ended]
         tracks = SweepTracks(out, track)
         for key in keys.values():
             if key in known:
@@ -90,16 +96,20 @@ def run_sweep(
             if isinstance(result, TrialRecord):
                 append(result)
                 tracks.tell(result)
+            elif isinstance(result, StoppedTrial):
+                append_stopped(out / STOPPED, result)
+                stopped[result.key] = result
             else:
                 failures.append(result)
             advance()
-    n_done = len(keys) - len(failures)
-    return SweepReport(len(keys), n_done, len(failures), tuple(failures), records_path)
+    n_done = len(keys) - len(failures) - len(stopped)
+    counts = (len(keys), n_done, len(stopped), len(failures))
+    return SweepReport(*counts, tuple(failures), records_path)
 
 
 def _execute(
     job: Job, trials: list[Trial], workers: int | None, cluster: ClusterOptions | None
-) -> Iterator[TrialRecord | str]:
+) -> Iterator[Result]:
     if not trials:
         return iter(())
     if cluster is not None:

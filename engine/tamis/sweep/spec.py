@@ -13,7 +13,7 @@ from tamis.selection.settings import MOST_STRATA
 from tamis.training.recipes import Recipe, get_recipe
 from tamis.training.selfsup import SelfsupSettings
 
-__all__ = ["ScoringSpec", "SweepSpec"]
+__all__ = ["EarlyStopRule", "ScoringSpec", "SweepSpec"]
 
 _Share = Annotated[float, pydantic.Field(gt=0, le=1)]
 _Strict = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +69,20 @@ class ScoringSpec(pydantic.BaseModel):
         )
 
 
+class EarlyStopRule(pydantic.BaseModel):
+    """Which trials of a sweep are hopeless.
+
+    Attributes:
+        after: Share of a trial's epochs after which it is judged, once, at the end of an epoch.
+        below: Accuracy on the test bundle; a trial that has less by then is given up.
+    """
+
+    model_config = _Strict
+
+    after: float = pydantic.Field(gt=0, lt=1)
+    below: float = pydantic.Field(gt=0, le=1)
+
+
 class SweepSpec(pydantic.BaseModel):
     """A sweep as people write it (YAML).
 
@@ -91,6 +105,7 @@ class SweepSpec(pydantic.BaseModel):
         recipe: Names of recipes.
         set: Values of all recipes to replace.
         budget: ``steps``, ``epochs``, or both.
+        stop_early: Gives hopeless trials up; without it all are trained to their end.
     """
 
     model_config = _Strict
@@ -110,6 +125,7 @@ class SweepSpec(pydantic.BaseModel):
     recipe: list[str] = pydantic.Field(default=["small"], min_length=1)
     set: dict[str, Any] = {}
     budget: list[Literal["steps", "epochs"]] = pydantic.Field(default=["steps"], min_length=1)
+    stop_early: EarlyStopRule | None = None
 
     @pydantic.field_validator("side", "budget", "recipe", "metrics", mode="before")
     @classmethod

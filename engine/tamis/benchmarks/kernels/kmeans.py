@@ -60,7 +60,7 @@ def _on_cpu(bench: Bench, sizes: Sizes, name: str, rank: int) -> Iterator[Row]:
             objectives[peer] = run()
 
         contenders[peer] = theirs
-    products = Products(bench, sizes.product_side)
+    products = Products(bench, sizes.product_side, ["float32"])
     seconds = bench.timed({**contenders, **products.contenders})
     ceiling = products.ceilings(seconds)["float32"]
     work = 2.0 * len(x) * x.shape[1] * k * n_iterations / 1e9

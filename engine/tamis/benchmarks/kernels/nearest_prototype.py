@@ -41,7 +41,8 @@ def bench_nearest_prototype(bench: Bench) -> Iterator[Row]:
 
 def _on_cpu(bench: Bench, sizes: Sizes, name: str, offset: float | None) -> Iterator[Row]:
     x, p = _data(sizes.rows, sizes.n_dimensions, sizes.n_prototypes, offset)
-    products = Products(bench, sizes.product_side)
+    available = precisions(x.shape[1])
+    products = Products(bench, sizes.product_side, available)
     contenders: dict[str, Callable[[], Any]] = {
         "": lambda: nearest_prototype(x, p, "euclidean"),
         ", float32 products": lambda: _by_float32(x, p, bench.n_threads),
@@ -56,7 +57,7 @@ def _on_cpu(bench: Bench, sizes: Sizes, name: str, offset: float | None) -> Iter
         agree(f"distances of {peer}", np.squeeze(distance), found.distance, within=2e-3)
     seconds = bench.timed({**contenders, **peers, **products.contenders})
     ceilings = products.ceilings(seconds)
-    coarsest = precisions(x.shape[1])[0]
+    coarsest = available[0]
     goals = {"": 1.4 if coarsest != "float32" else 1.0, own[1]: 1.0}
     work = 2.0 * len(x) * x.shape[1] * len(p) / 1e9
     for variant in own:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numba
@@ -61,9 +61,10 @@ class Products:
     Args:
         bench: Whose turns they take part in.
         side: Of the matrices.
+        precisions: Which of them the CPU has; it does the others a number at a time, in minutes.
     """
 
-    def __init__(self, bench: Bench, side: int) -> None:
+    def __init__(self, bench: Bench, side: int, precisions: Collection[str]) -> None:
         self._work = 2 * side**3 / 1e9
         a = np.random.default_rng(0).standard_normal((side, side), np.float32)
         self.contenders: dict[str, Callable[[], object]] = {}
@@ -76,9 +77,9 @@ class Products:
         half, codes = whole.bfloat16(), (whole * 30).clamp(-127, 127).to(torch.int8)
         self._add("float32 product", lambda: whole @ whole)
         # Which of two layouts a library likes better is its own affair: the faster one counts.
-        for right in (half, half.T):
+        for right in (half, half.T) if "bfloat16" in precisions else ():
             self._add("bfloat16 product", lambda right=right: half @ right)
-        for turned in (codes, codes.T):
+        for turned in (codes, codes.T) if "int8" in precisions else ():
             self._add("int8 product", lambda turned=turned: torch._int_mm(codes, turned))
         agree("torch's product", whole @ whole, a @ a, within=1e-3)
 
