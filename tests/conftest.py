@@ -63,8 +63,14 @@ def pytest_configure() -> None:
 
 
 # Begun first. The whole line compiles loops that most of the others need; meanwhile the other
-# process is at what needs none of them, and does not compile them a second time.
-FIRST = ("test_demo.py", "test_cuda_sources.py")
+# process is at what needs none of them, and does not compile them a second time. Then those that
+# take longest: at the end both processes are to have something to do.
+FIRST = (
+    "test_demo.py", "test_cuda_sources.py", "test_cluster.py", "test_benchmarks.py",
+    "test_campaign.py", "test_workers.py", "test_ffcv_reads_it.py", "test_loader_benchmarks.py",
+    "test_planted.py", "test_wheels.py", "test_resuming.py", "test_cli.py", "test_real_data.py",
+    "test_beside_ffcv.py", "test_kmeans.py", "test_fuzz_bundles.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,6 +82,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real_data"):
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread_each(request: pytest.FixtureRequest) -> None:
+    """Of processes that share the cores each computes on one: threads would wait for each other's.
+
+    But not where threads are what is tested, in the kernels' own tests.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from tamis.devices import n_cores, use_threads
+
+        use_threads(n_cores() if request.path.parent.name == "kernels" else 1)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ffcv_bundles import N_PAGES, pages
-from ffcv_reading import epoch
+from ffcv_reading import epoch, epochs
 from sample_images import jpeg_bytes, picture
 from tamis.bundles.convert import convert
 from tamis.bundles.cut import cut
@@ -43,12 +43,15 @@ def written(ffcv_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return {path.stem: path for path in sorted(folder.glob("*.beton"))}
 
 
-def decoded(path: Path, decoder: Any, **options: Any) -> list[tuple[int, NDArray[np.uint8]]]:
+def pipelines_with(decoder: Any) -> dict[str, Any]:
     from ffcv.fields.basics import IntDecoder
     from ffcv.transforms import ToTensor
 
-    pipelines = {"image": [decoder, ToTensor()], "label": [IntDecoder(), ToTensor()]}
-    return [(int(row["label"][0]), row["image"]) for row in epoch(path, pipelines, **options)]
+    return {"image": [decoder, ToTensor()], "label": [IntDecoder(), ToTensor()]}
+
+
+def decoded(path: Path, decoder: Any) -> list[tuple[int, NDArray[np.uint8]]]:
+    return [(int(row["label"][0]), row["image"]) for row in epoch(path, pipelines_with(decoder))]
 
 
 @pytest.mark.parametrize("name", ["parent", "shuffled", "ids", "merged", "converted"])
@@ -56,12 +59,18 @@ def test_all_orders_and_both_memory_managers(written: dict[str, Path], name: str
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import OrderOption
 
-    for order in OrderOption:
-        for os_cache in (True, False):
-            found = decoded(written[name], SimpleRGBImageDecoder(), order=order, os_cache=os_cache)
-            assert sorted(label for label, _ in found) == sorted(KEPT.tolist())
+    shown: dict[Any, list[int]] = {}
+    for os_cache in (True, False):
+        pipelines = pipelines_with(SimpleRGBImageDecoder())
+        for order, rows in epochs(written[name], pipelines, OrderOption, os_cache=os_cache):
+            found = [(int(row["label"][0]), row["image"]) for row in rows]
+            shown[order, os_cache] = [label for label, _ in found]
+            assert sorted(shown[order, os_cache]) == sorted(KEPT.tolist())
             for label, image in found:
                 assert np.array_equal(image, pages(label)[1])
+    assert len(shown) == 2 * len(OrderOption)
+    for os_cache in (True, False):  # three orders indeed
+        assert len({tuple(shown[order, os_cache]) for order in OrderOption}) == len(OrderOption)
 
 
 def test_the_order_is_the_files(written: dict[str, Path]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +26,9 @@ from tamis.sweep.results import read_results
 from tamis.sweep.runner import Runner
 from tamis.sweep.running import run_sweep
 from tamis.sweep.spec import EarlyStopRule, SweepSpec
-from tamis.sweep.stopping import STOPPED, StoppedTrial, read_stopped
-from tamis.training.evaluation import evaluate
+from tamis.sweep.stopping import STOPPED, StoppedTrial, append_stopped, read_stopped
+from tamis.training.early_stop import EarlyStop
+from tamis.training.evaluation import Evaluation, evaluate
 from tamis.training.loop import Seeds, n_steps, train
 from tamis.training.runs import loader_settings
 
@@ -136,27 +139,55 @@ def test_accuracy_is_that_of_a_training_that_ends_there(
     assert {one.epochs for one in judged.values()} == {2}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 def test_those_below_are_given_up_and_the_others_are_as_ever(
-    folder: Path,
-    spec: SweepSpec,
+    some: Path,
     finished: dict[str, TrialRecord],
     judged: dict[str, StoppedTrial],
     threshold: float,
-    workers: int,
 ) -> None:
-    out = folder / f"by{workers}"
-    report = run_sweep(_with(spec, threshold), out, device="cpu", workers=workers)
-    expected = {key for key, one in judged.items() if one.accuracy < threshold}
-    assert len(expected) == 3 == report.n_stopped
-    found = _stopped(out)
-    assert found.keys() == expected
-    assert {key: one.accuracy for key, one in found.items()} == {
-        key: judged[key].accuracy for key in expected
-    }
-    if workers == 1:  # two have one thread each, whose sums have another order
-        kept = {key: one for key, one in finished.items() if key not in expected}
-        assert _numbers(read_records(report.records)) == _numbers(kept)
+    expected = {key: one.accuracy for key, one in judged.items() if one.accuracy < threshold}
+    assert {key: one.accuracy for key, one in _stopped(some).items()} == expected
+    kept = {key: one for key, one in finished.items() if key not in expected}
+    assert _numbers(read_records(some / "records.jsonl")) == _numbers(kept)
+
+
+def test_workers_give_up_by_the_same_rule(
+    folder: Path, spec: SweepSpec, finished: dict[str, TrialRecord], threshold: float
+) -> None:
+    # With a thread each, whose sums have another order.
+    report = run_sweep(_with(spec, threshold), folder / "by2", device="cpu", workers=2)
+    stopped, records = _stopped(folder / "by2"), read_records(report.records)
+    assert stopped
+    assert records
+    assert stopped.keys() | records.keys() == finished.keys()
+    assert not stopped.keys() & records.keys()
+    assert all(one.accuracy < threshold for one in stopped.values())
+
+
+def test_what_judging_takes_is_no_training(
+    spec: SweepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def slow(*arguments: Any, **options: Any) -> Evaluation:
+        clock[0] += 1000  # as if it had taken so long
+        return evaluate(*arguments, **options)
+
+    now = time.perf_counter
+    monkeypatch.setattr("tamis.training.runs.evaluate", slow)
+    monkeypatch.setattr("time.perf_counter", lambda: now() + clock[0])
+    for module in ("runs", "early_stop"):
+        monkeypatch.setattr(f"tamis.training.{module}.energy_joules", lambda device: clock[0])
+    one = spec.model_copy(update={"keep": [1.0], "seeds": 1})
+    (record,) = read_records(run_sweep(_with(one, 0.01), tmp_path, device="cpu").records).values()
+    run = record.run
+    assert clock == [2000]
+    assert run["evaluation_seconds"] > 1000
+    assert run["train_seconds"] < 500
+    assert run["energy_joules"] == 0
+    assert run["images_per_second"] == pytest.approx(
+        run["examples_seen"] / (run["train_seconds"] - run["compile_seconds"])
+    )
 
 
 def test_a_second_call_runs_nothing_and_another_rule_what_it_changes(
@@ -172,7 +203,10 @@ def test_a_second_call_runs_nothing_and_another_rule_what_it_changes(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     rule = _with(spec, threshold)
     assert plan_sweep(rule, out, None).n_missing == 0
-    assert plan_sweep(_with(spec, threshold / 2), out, None).n_missing == 3
+    lowest = min(one.accuracy for one in _stopped(out).values())
+    # What it would give up as well is not tried again; what it would not is.
+    assert plan_sweep(_with(spec, lowest + 1e-9), out, None).n_missing == 2
+    assert plan_sweep(_with(spec, threshold, after=0.7), out, None).n_missing == 3
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "run", lambda *args: pytest.fail("nothing is missing"))
         again = run_sweep(rule, out, device="cpu")
@@ -185,29 +219,89 @@ def test_a_second_call_runs_nothing_and_another_rule_what_it_changes(
     assert run_sweep(rule, out, device="cpu").n_stopped == 0
 
 
-def test_what_is_not_judged_in_time_is_not_judged(spec: SweepSpec, tmp_path: Path) -> None:
-    one_epoch = {"set": {"epochs": 1, "width": 4}, "keep": [1.0], "seeds": 1}
-    report = run_sweep(_with(spec.model_copy(update=one_epoch), 1.0), tmp_path, device="cpu")
-    assert (report.n_done, report.n_stopped) == (1, 0)
+def test_the_epoch_is_the_first_that_reaches_the_share() -> None:
+    for after, n_epochs, epoch in (
+        (0.3, 10, 3),
+        (0.31, 10, 4),
+        (0.55, 200, 110),  # 110.00000000000001 as a product
+        (0.5, 7.3, 4),
+        (0.9, 8, 8),
+    ):
+        assert EarlyStop(after, 0.5).epoch(n_epochs) == epoch
 
 
-def test_cells_with_a_trial_that_was_given_up_are_named_and_in_no_mean(some: Path) -> None:
+def test_a_rule_that_never_judges_is_refused(spec: SweepSpec, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"found 0\.8, after which there is none; lower it to 0\.75"
+    ):
+        run_sweep(_with(spec, 0.5, after=0.8), tmp_path / "out", device="cpu")
+    once = spec.model_copy(update={"set": {"epochs": 1, "width": 4}})
+    with pytest.raises(UsageError, match="leave stop_early out"):
+        run_sweep(_with(once, 0.5), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_that_lost_a_seed_are_named_and_in_no_mean(
+    some: Path, finished: dict[str, TrialRecord], tmp_path: Path
+) -> None:
     results = read_results(some)
-    hopeless = {replace(one.trial, seed=0) for one in results.stopped}
+    hopeless = {one.trial.cell for one in results.stopped}
     assert len(results.stopped) == 3
-    assert results.n_left_out + len(results.records) == 3
-    assert results.n_left_out > 0, "a cell of which one seed was given up and the other was not"
-    assert not hopeless & {replace(record.trial, seed=0) for record in results.records}
-    points = read_points(some).points
-    assert sorted(point.keep for point in points) == sorted(
-        record.trial.keep for record in results.records
-    )
-    page = write_report(some).html.read_text()
+    assert len(results.left_out) + len(results.records) == 3
+    assert results.left_out, "a cell of which one seed was given up and the other was not"
+    assert not hopeless & {record.trial.cell for record in results.records}
+    assert {one.cell for one in results.given_up} == hopeless
+    assert sum(one.n_stopped + one.n_finished for one in results.given_up) == 2 * len(hopeless)
+    report = write_report(some)
+    page = report.html.read_text()
     assert "3 of 6 finished" in page
+    assert "3 training runs and 3 that were given up" in page
     assert "others are missing" not in page
     for cell in hopeless:
-        n = sum(replace(one.trial, seed=0) == cell for one in results.stopped)
-        assert f"{cell.cell_name} ({n} of 2 seeds)" in page
+        n = sum(one.trial.cell == cell for one in results.stopped)
+        named = f"{cell.cell_name} ({n} of 2 seeds)"
+        assert named in page
+        assert named in " ".join(sentence for part in report.verdicts for sentence in part)
+    # With the sweep's files, and where they are gone.
+    shutil.copytree(some, tmp_path / "alone")
+    (tmp_path / "alone" / "sweep.json").unlink()
+    for place in (some, tmp_path / "alone"):
+        found = read_points(place)
+        assert sorted(point.keep for point in found.points) == sorted(
+            record.trial.keep for record in results.records
+        )
+        assert all(cell.cell_name in found.left_out for cell in hopeless)
+
+
+def test_survivors_stay_out_until_the_others_are_trained(
+    some: Path, spec: SweepSpec, tmp_path: Path
+) -> None:
+    before = read_results(some)
+    shutil.copytree(some, tmp_path / "out")
+    # As a sweep without the rule leaves it that was killed before its first trial was finished.
+    (tmp_path / "out" / "sweep.json").write_text(_with(spec, None).model_dump_json())
+    after = read_results(tmp_path / "out")
+    assert [one.key for one in after.records] == [one.key for one in before.records]
+    assert [one.key for one in after.stopped] == [one.key for one in before.stopped]
+
+
+def test_a_report_of_full_sets_alone(folder: Path, spec: SweepSpec, tmp_path: Path) -> None:
+    sizes = {"sizes": [1.0, 0.5], "keep": [1.0, 0.02], "seeds": 1}
+    report = run_sweep(spec.model_copy(update=sizes), tmp_path, device="cpu")
+    records = read_records(report.records).values()
+    pruned = [record for record in records if record.trial.keep < 1]
+    for record in pruned:
+        facts = (0.5, 0.9, record.run["test_accuracy"], 2, 1.0)
+        append_stopped(tmp_path / STOPPED, StoppedTrial(record.key, record.trial, *facts))
+    left = [json.dumps(asdict(record)) for record in records if record.trial.keep == 1]
+    report.records.write_text("\n".join(left) + "\n")
+    page = write_report(tmp_path).html.read_text()
+    assert "2 of 4 finished" in page
+    report.records.write_text("")
+    with pytest.raises(UsageError, match="0 finished trials in cells that were not given up"):
+        write_report(tmp_path, overwrite=True)
+    with pytest.raises(UsageError, match="no finished trials but of cells that were given up"):
+        read_points(tmp_path)
 
 
 def test_a_line_that_a_crash_cut_off_is_run_again(
@@ -228,9 +322,8 @@ def test_a_line_that_a_crash_cut_off_is_run_again(
 
 def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / STOPPED).write_text('{"key": 5}\n')
-    rule = EarlyStopRule(after=0.5, below=0.5)
     with pytest.raises(UsageError, match="line 1: expected a record of a trial that was given up"):
-        read_stopped(tmp_path / STOPPED, rule, [])
+        read_stopped(tmp_path / STOPPED)
 
 
 @pytest.mark.parametrize(

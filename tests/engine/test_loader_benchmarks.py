@@ -95,8 +95,8 @@ def test_peers_show_the_same_part_of_an_image(task: Task, bundle: Bundle) -> Non
 
 @pytest.fixture(scope="module")
 def report(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> LoaderReport:
-    """A small run by three loaders, which feed a network, too."""
-    loaders, folder = ("ffcv", "memory", "PIL DataLoader"), tmp_path_factory.mktemp("bench")
+    """A small run by two loaders, which feed a network, too."""
+    loaders, folder = ("ffcv", "PIL DataLoader"), tmp_path_factory.mktemp("bench")
     size = LoaderBench(loaders, 1, SIDE, 8, cold_bytes=0, feed=True)
     found = bench_loaders(bundle.path, folder, size)
     assert list(folder.iterdir()) == []
@@ -106,7 +106,7 @@ def report(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> LoaderRe
 def test_a_small_run(bundle: Bundle, report: LoaderReport) -> None:
     alone = [one for one in report.figures if one.mode != "fed"]
     assert {(one.mode, one.loader) for one in alone} == {
-        (mode, name) for mode in ("score", "train") for name in ("ffcv", "memory", "PIL DataLoader")
+        (mode, name) for mode in ("score", "train") for name in ("ffcv", "PIL DataLoader")
     }
     for one in alone:
         assert one.images_per_second > 0
@@ -126,7 +126,7 @@ def test_a_small_run(bundle: Bundle, report: LoaderReport) -> None:
 
 def test_loaders_feed_a_network(report: LoaderReport) -> None:
     rates = {one.loader: one.images_per_second for one in report.figures if one.mode == "fed"}
-    assert set(rates) == {"ffcv", "memory", "PIL DataLoader", RESIDENT}
+    assert set(rates) == {"ffcv", "PIL DataLoader", RESIDENT}
     rows = [row for row in report.rows if row.name.startswith("ffcv: training step of ResNet-18")]
     assert [(row.peer, row.peer_value) for row in rows] == [
         (name, rates[name]) for name in ("PIL DataLoader", RESIDENT)

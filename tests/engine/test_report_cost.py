@@ -10,6 +10,7 @@ from report_sweep import SIZES, known_records
 from tamis.report.cost import CostedCell, cost_sentences, costed_cells, pareto_front
 from tamis.report.summary import summarise
 from tamis.sweep.records import TrialRecord
+from tamis.sweep.results import GivenUpCell
 
 
 def records(budget: str = "epochs") -> list[TrialRecord]:
@@ -38,6 +39,17 @@ def test_scoring_is_shared_by_the_runs_that_chose_by_scores_of_that_size() -> No
     assert find(cells[:14], "random", "random", 0.2, 1.0).scoring_seconds == 0
     assert find(cells[:14], "full", "full", 1.0, 1.0).scoring_seconds == 0
     assert find(cells[:14], "el2n", "hard", 0.2, 0.5).scoring_seconds is None
+
+
+def test_runs_of_cells_that_were_given_up_carry_their_part_of_scoring() -> None:
+    all_of_them = records()
+    lost = next(r.trial for r in all_of_them if r.trial.side == "hard" and r.trial.size == 1)
+    others = [record for record in all_of_them if record.trial.cell != lost.cell]
+    cells = [GivenUpCell(lost.cell, 1, 2, 3), GivenUpCell(replace(lost, side="random"), 3, 0, 3)]
+    for given_up, runs in (([], 9), (cells[:1], 12), (cells, 12)):
+        found = costed_cells(summarise(others), {1.0: 48.0}, given_up)
+        shares = {one.scoring_seconds for one in found if one.table.size == 1}
+        assert sorted(map(float, shares)) == pytest.approx([0, 48 / runs])  # type: ignore[arg-type]
 
 
 def test_what_is_saved_counts_training_and_the_part_of_scoring() -> None:

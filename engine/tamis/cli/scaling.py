@@ -120,6 +120,8 @@ def plan(
         print_json(plan_values(found))
         return
     print("\n".join(found.words))
+    if study.points.left_out:
+        print(study.points.left_out)
     _print_choices(found)
 
 

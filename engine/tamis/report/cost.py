@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tamis.report.summary import AccuracyTable, Cell, Row
+from tamis.sweep.results import GivenUpCell
 from tamis.units import duration_text
 
 __all__ = ["CostedCell", "cost_sentences", "costed_cells", "pareto_front"]
+
+_UNSCORED = ("random", "full")  # sides
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,25 @@ class CostedCell:
 
 
 def costed_cells(
-    tables: Iterable[AccuracyTable], scoring: Mapping[float, float]
+    tables: Iterable[AccuracyTable],
+    scoring: Mapping[float, float],
+    given_up: Iterable[GivenUpCell] = (),
 ) -> list[CostedCell]:
     """Every cell of every table with its costs, table by table, random first and full last.
 
     Args:
         tables: Of one sweep: they share its scores.
         scoring: Size → seconds of computing its scores; a size that is missing was not recorded.
+        given_up: Cells that are in no table; their runs chose by the scores, too.
     """
     cells = [(table, *entry) for table in tables for entry in table.cells]
     runs: dict[float, int] = {}
     for table, row, _, cell in cells:
         if _is_scored(row):
             runs[table.size] = runs.get(table.size, 0) + cell.accuracy.n
+    for one in given_up:
+        if one.cell.side not in _UNSCORED and one.cell.size in runs:
+            runs[one.cell.size] += one.n_stopped + one.n_finished
     shares = {size: scoring[size] / n for size, n in runs.items() if size in scoring}
     return [
         CostedCell(*entry, shares.get(entry[0].size) if _is_scored(entry[1]) else 0.0)
@@ -67,7 +76,7 @@ def costed_cells(
 
 
 def _is_scored(row: Row) -> bool:
-    return row.side not in ("random", "full")
+    return row.side not in _UNSCORED
 
 
 def pareto_front(cells: Iterable[CostedCell]) -> list[CostedCell]:

@@ -81,7 +81,7 @@ def _section_plots(section: Section) -> dict[str, Figure]:
     figures = {
         f"accuracy-{section.table_name(table)}": accuracy_plot(table) for table in section.tables
     }
-    if len(section.tables) > 1:
+    if section.has_sizes_plot:
         figures[f"scaling-{section.name}"] = sizes_plot(section.tables)
     figures[f"frontier-{section.name}"] = frontier_plot(section.cells)
     return figures

@@ -75,7 +75,7 @@ def write_report(
     # What is on record of a table from elsewhere is an earlier state of the sweep's.
     scoring = scoring_seconds(folder) if sweep.spec.scores is None else {}
     with progress.task("report", 3) as advance:
-        sections = make_sections(summarise(records), scoring)
+        sections = make_sections(summarise(records), scoring, results.given_up)
         tables = [part for section in sections for part in section.tables]
         pictures = gallery(bundle, table)
         advance()
@@ -94,9 +94,9 @@ def write_report(
             records=records,
             bundle=bundle,
             n_trials=len(sweep.trials),
-            n_left_out=results.n_left_out,
+            left_out=results.left_out,
             stopped=results.stopped,
-            given_up_cells=results.given_up_cells(),
+            given_up=results.given_up,
             sections=sections,
             laws={name: study.words for name, study in studies.items()},
             plots=plots,
@@ -105,7 +105,7 @@ def write_report(
             has_scoring=bool(scoring),
             throughput=throughput,
             figure_headers=FIGURE_HEADERS,
-            seconds=sum(record.run["train_seconds"] for record in records),
+            seconds=results.seconds,
             provenance=provenance(sweep, records, table, folder),
         )
         with atomic_path(out, overwrite=overwrite) as partial:

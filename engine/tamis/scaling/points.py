@@ -57,49 +57,59 @@ class PointSet:
     Attributes:
         points: Any number.
         n_test: Test examples; None where unknown.
+        left_out: In words, what is missing of a sweep because it gave trials up; "" for nothing.
     """
 
     points: tuple[Point, ...]
     n_test: int | None = None
+    left_out: str = ""
 
 
 def read_points(path: Path) -> PointSet:
     """The runs of a sweep's folder, or of a CSV file.
 
-    Of a folder those that its ``sweep.json`` describes; all of them where its files are gone.
+    Of a folder those that its ``sweep.json`` describes; all of them where its files are gone. Cells
+    that lost a seed to ``stop_early`` stay out: the others are survivors.
 
     Raises:
         UsageError: Neither, or no runs in it.
     """
     if path.is_file():
         return read_csv(path)
-    records, n_test = _of_sweep(path)
+    records, n_test, given_up = _of_sweep(path)
     if not records:
         raise UsageError(
             path,
             expected="a sweep's folder with finished trials in records.jsonl, or a CSV file",
-            found="no finished trials" if path.is_dir() else "no such folder",
-            do=f"run first: tamis sweep SWEEP.yaml --out {path}",
+            found="no such folder"
+            if not path.is_dir()
+            else "no finished trials" + (" but of cells that were given up" if given_up else ""),
+            do="change or leave out stop_early in its file, and sweep again"
+            if given_up
+            else f"run first: tamis sweep SWEEP.yaml --out {path}",
         )
-    return PointSet(tuple(points_of_records(records)), n_test)
+    left_out = f"Left out, because trials were given up: {'; '.join(given_up)}." if given_up else ""
+    return PointSet(tuple(points_of_records(records)), n_test, left_out)
 
 
-def _of_sweep(folder: Path) -> tuple[list[TrialRecord], int | None]:
-    """The sweep's own records, without those of earlier settings, and its test examples.
+def _of_sweep(folder: Path) -> tuple[list[TrialRecord], int | None, list[str]]:
+    """The sweep's own records, without those of earlier settings; its test examples; what it lost.
 
-    Cells of which trials were given up stay out. Where its bundles or scores are no longer there,
-    all records, and None.
+    Where its bundles or scores are no longer there, all records, and None.
     """
     # And with them torch, which a CSV file can do without.
     from tamis.sweep.records import read_records
     from tamis.sweep.results import read_results
+    from tamis.sweep.stopping import STOPPED, read_stopped, without_survivors
 
     known = read_records(folder / "records.jsonl")
+    stopped = [one for one in read_stopped(folder / STOPPED) if one.key not in known]
     try:
         results = read_results(folder)
     except (OSError, ValueError, TamisError):
-        return list(known.values()), None
-    return results.records, results.sweep.test.n_examples
+        records, _ = without_survivors(known.values(), stopped, known)
+        return records, None, list(dict.fromkeys(one.trial.cell_name for one in stopped))
+    return results.records, results.sweep.test.n_examples, [str(one) for one in results.given_up]
 
 
 def points_of_records(records: Iterable[TrialRecord]) -> list[Point]:

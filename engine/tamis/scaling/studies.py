@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -107,6 +107,8 @@ class ScalingStudy:
             said.append(
                 f"{len(self.envelopes)} verdicts at 95 %: about one in twenty errs by chance."
             )
+        if self.points.left_out:
+            said.append(self.points.left_out)
         return tuple(said)
 
 
@@ -149,7 +151,7 @@ def study_scaling(
         for one in _envelopes(found, studies, noises[group], draws, settings)
     ]
     return ScalingStudy(
-        PointSet(tuple(chosen), points.n_test), tuple(studies), skipped, tuple(envelopes), noises,
+        replace(points, points=tuple(chosen)), tuple(studies), skipped, tuple(envelopes), noises,
         draws, settings,
     )  # fmt: skip
 

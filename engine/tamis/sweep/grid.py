@@ -68,6 +68,7 @@ class Sweep:
         self._files = tables or {}
         self.recipes: dict[str, Recipe] = dict(zip(spec.recipe, spec.recipes(), strict=True))
         self._check_recipes()
+        self._check_early_stop()
         if spec.scores is not None:
             for metric in spec.scored_metrics:
                 self._given.column(metric)
@@ -90,6 +91,21 @@ class Sweep:
                     expected="one that begins with a fresh network",
                     found="one that goes on from another",
                     do="run tamis select and tamis train for it",
+                )
+
+    def _check_early_stop(self) -> None:
+        """Refuse a rule by which the full set is never judged."""
+        rule = self.spec.early_stop
+        if rule is None:
+            return
+        for name, recipe in self.recipes.items():
+            if rule.epoch(recipe.epochs) >= recipe.epochs:
+                most = (recipe.epochs - 1) / recipe.epochs
+                raise UsageError(
+                    "stop_early",
+                    expected=f"after to leave some of the {recipe.epochs} epochs of {name}",
+                    found=f"{rule.after:g}, after which there is none",
+                    do=f"lower it to {most:g} or less" if most else "leave stop_early out",
                 )
 
     def _check_sizes(self) -> None:

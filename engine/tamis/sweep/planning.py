@@ -13,7 +13,7 @@ from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, read_records
 from tamis.sweep.scoring import open_sweep, plan_scoring
 from tamis.sweep.spec import SweepSpec
-from tamis.sweep.stopping import STOPPED, read_stopped
+from tamis.sweep.stopping import STOPPED, given_up_by, read_stopped
 from tamis.training.loop import n_steps
 from tamis.training.recipes import Recipe
 
@@ -65,8 +65,7 @@ def plan_sweep(spec: SweepSpec, out: Path, device: torch.device | None) -> Sweep
     sweep = open_sweep(spec, out)
     known = set(read_records(out / "records.jsonl"))
     trials = sweep.trials
-    keys = [sweep.key(trial) for trial in trials if _has_scores(sweep, trial)]
-    known |= read_stopped(out / STOPPED, spec.stop_early, keys).keys()
+    known |= given_up_by(spec.early_stop, read_stopped(out / STOPPED))
     # What has no scores yet has not been trained on.
     missing = [t for t in trials if not _has_scores(sweep, t) or sweep.key(t) not in known]
     full = sweep.train.n_examples
@@ -111,7 +110,8 @@ def _training_seconds(sweep: Sweep, work: dict[Trial, int], device: torch.device
         speed = measure_speed(sweep.train, timed, device, in_memory=True)
         own = {trial: steps for trial, steps in work.items() if trial.recipe == name}
         seconds += sum(own.values()) * speed.step * recipe.batch_size / batch
-        seconds += len(own) * sweep.test.n_examples * speed.image
+        n_tests = len(own) * (1 if sweep.spec.early_stop is None else 2)
+        seconds += n_tests * sweep.test.n_examples * speed.image
     return seconds
 
 

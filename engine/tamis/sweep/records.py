@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -41,6 +41,11 @@ class Trial:
 
     def __str__(self) -> str:
         return f"{self.cell_name}, seed {self.seed}"
+
+    @property
+    def cell(self) -> Trial:
+        """The trial of seed 0, which stands for all seeds."""
+        return replace(self, seed=0)
 
     @property
     def cell_name(self) -> str:

@@ -1,18 +1,38 @@
-"""What a sweep's folder holds: the sweep, and the records that are its own."""
+"""What a sweep's folder holds: the sweep, and the trials that are its own."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord, read_records
 from tamis.sweep.scoring import open_sweep
 from tamis.sweep.spec import SweepSpec
-from tamis.sweep.stopping import STOPPED, StoppedTrial, read_stopped
+from tamis.sweep.stopping import STOPPED, StoppedTrial, read_stopped, without_survivors
 
-__all__ = ["SweepResults", "read_results"]
+__all__ = ["GivenUpCell", "SweepResults", "read_results"]
+
+
+@dataclass(frozen=True)
+class GivenUpCell:
+    """A cell of which trials were given up; ``str`` names it for people.
+
+    Attributes:
+        cell: The trial of seed 0.
+        n_stopped: Seeds that were given up.
+        n_finished: Seeds that were trained to their end.
+        n_seeds: Of the sweep.
+    """
+
+    cell: Trial
+    n_stopped: int
+    n_finished: int
+    n_seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.cell.cell_name} ({self.n_stopped} of {self.n_seeds} seeds)"
 
 
 @dataclass(frozen=True)
@@ -21,22 +41,30 @@ class SweepResults:
 
     Attributes:
         sweep: As ``sweep.json`` describes it.
-        records: Of finished trials, in the grid's order; none of a cell of which any seed was given
-            up, because a mean over the others would be one of survivors.
-        stopped: The trials that were given up, in the grid's order.
-        n_left_out: Finished trials of such cells.
+        records: Of finished trials, in the grid's order; none of a cell that lost a seed.
+        stopped: The trials that were given up, by whatever rule, and not trained to their end
+            since; in the grid's order.
+        left_out: Records of the other seeds of their cells.
     """
 
     sweep: Sweep
     records: list[TrialRecord]
     stopped: list[StoppedTrial]
-    n_left_out: int
+    left_out: list[TrialRecord]
 
-    def given_up_cells(self) -> list[str]:
-        """For people: each cell with the number of its seeds that were given up."""
-        counts = Counter(_cell(one.trial) for one in self.stopped)
+    @property
+    def given_up(self) -> list[GivenUpCell]:
+        """The cells that lost a seed."""
+        n_finished = Counter(record.trial.cell for record in self.left_out)
+        n_stopped = Counter(one.trial.cell for one in self.stopped)
         n_seeds = self.sweep.spec.seeds
-        return [f"{cell.cell_name} ({n} of {n_seeds} seeds)" for cell, n in counts.items()]
+        return [GivenUpCell(cell, n, n_finished[cell], n_seeds) for cell, n in n_stopped.items()]
+
+    @property
+    def seconds(self) -> float:
+        """Of all trials, given up or not, as far as their records tell."""
+        finished = sum(record.run["train_seconds"] for record in (*self.records, *self.left_out))
+        return float(finished + sum(one.seconds for one in self.stopped))
 
 
 def read_results(folder: Path) -> SweepResults:
@@ -50,17 +78,9 @@ def read_results(folder: Path) -> SweepResults:
     text = (folder / "sweep.json").read_text(encoding="utf-8")
     sweep = open_sweep(SweepSpec.model_validate_json(text), folder)
     known = read_records(folder / "records.jsonl")
+    latest = {one.key: one for one in read_stopped(folder / STOPPED)}
     keys = [sweep.key(trial) for trial in sweep.trials]
-    stopped = read_stopped(
-        folder / STOPPED, sweep.spec.stop_early, (key for key in keys if key not in known)
-    )
-    hopeless = {_cell(one.trial) for one in stopped.values()}
+    stopped = [latest[key] for key in keys if key in latest and key not in known]
     finished = [known[key] for key in keys if key in known]
-    records = [record for record in finished if _cell(record.trial) not in hopeless]
-    given_up = [stopped[key] for key in keys if key in stopped]
-    return SweepResults(sweep, records, given_up, len(finished) - len(records))
-
-
-def _cell(trial: Trial) -> Trial:
-    """The trial of whatever seed."""
-    return replace(trial, seed=0)
+    records, left_out = without_survivors(finished, stopped, known.keys())
+    return SweepResults(sweep, records, stopped, left_out)

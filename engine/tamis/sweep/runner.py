@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from tamis.errors import WorkFailedError, first_line
 from tamis.selection.selecting import select
 from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord
-from tamis.sweep.spec import EarlyStopRule, SweepSpec
-from tamis.sweep.stopping import HopelessError, Judge, StoppedTrial
-from tamis.training.loop import n_steps
+from tamis.sweep.spec import SweepSpec
+from tamis.sweep.stopping import StoppedTrial
+from tamis.training.early_stop import HopelessError
 from tamis.training.many import Trainer, TrainSpec
-from tamis.training.recipes import Recipe
 from tamis.training.runs import RunOptions
 
 __all__ = ["Job", "Result", "Runner"]
@@ -67,14 +65,11 @@ class Runner:
         sweep, began = self._sweep, time.perf_counter()
         table = sweep.table(trial.size)
         kept = select(table, sweep.selection(trial))
-        options = RunOptions(trial.budget, sweep.train.n_examples, trial.seed)
+        rule = sweep.spec.early_stop
+        options = RunOptions(trial.budget, sweep.train.n_examples, trial.seed, early_stop=rule)
         recipe = sweep.recipes[trial.recipe]
-        rule, judge = sweep.spec.stop_early, None
-        if rule is not None:
-            judge = self._judge(rule, recipe, len(kept.example_ids), trial)
         try:
-            training = TrainSpec(recipe, kept.example_ids, options)
-            _, record = self._trainer.run(training, observer=judge)
+            _, record = self._trainer.run(TrainSpec(recipe, kept.example_ids, options))
         except HopelessError as stop:
             assert rule is not None
             facts = (rule.after, rule.below, stop.accuracy, stop.epochs)
@@ -82,8 +77,3 @@ class Runner:
         fraction = len(kept.example_ids) / len(table.example_ids)
         per_class = {str(label): count for label, count in kept.per_class.items()}
         return TrialRecord(sweep.key(trial), trial, fraction, per_class, asdict(record))
-
-    def _judge(self, rule: EarlyStopRule, recipe: Recipe, n_kept: int, trial: Trial) -> Judge:
-        steps = n_steps(n_kept, self._sweep.train.n_examples, recipe, trial.budget)
-        n_epochs = steps / math.ceil(n_kept / recipe.batch_size)
-        return Judge(rule, n_epochs, lambda model: self._trainer.test(model, recipe).accuracy)

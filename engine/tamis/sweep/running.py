@@ -24,7 +24,13 @@ from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
 from tamis.sweep.runner import Job, Result
 from tamis.sweep.scoring import open_sweep, score_initial_sets, table_files
 from tamis.sweep.spec import SweepSpec
-from tamis.sweep.stopping import STOPPED, StoppedTrial, append_stopped, read_stopped
+from tamis.sweep.stopping import (
+    STOPPED,
+    StoppedTrial,
+    append_stopped,
+    given_up_by,
+    read_stopped,
+)
 from tamis.sweep.tracking import SweepTracks
 
 __all__ = ["SweepReport", "run_sweep"]
@@ -81,9 +87,9 @@ def run_sweep(
             score_initial_sets(sweep, out, scoring_device, cluster=cluster, progress=progress)
             sweep = open_sweep(spec, out)
         keys = {trial: sweep.key(trial) for trial in sweep.trials}
-        stopped = read_stopped(out / STOPPED, spec.stop_early, keys.values() - known.keys())
-        ended = known.keys() | stopped.keys()
-        missing = [trial for trial, key in keys.items() if key not in ended]
+        given_up = given_up_by(spec.early_stop, read_stopped(out / STOPPED)) - known.keys()
+        stopped = given_up & set(keys.values())
+        missing = [t for t, key in keys.items() if key not in known and key not in stopped]
         tracks = SweepTracks(out, track)
         for key in keys.values():
             if key in known:
@@ -98,7 +104,7 @@ def run_sweep(
                 tracks.tell(result)
             elif isinstance(result, StoppedTrial):
                 append_stopped(out / STOPPED, result)
-                stopped[result.key] = result
+                stopped.add(result.key)
             else:
                 failures.append(result)
             advance()

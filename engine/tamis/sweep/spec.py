@@ -10,6 +10,7 @@ import pydantic
 
 from tamis.metrics.settings import CampaignSettings
 from tamis.selection.settings import MOST_STRATA
+from tamis.training.early_stop import EarlyStop
 from tamis.training.recipes import Recipe, get_recipe
 from tamis.training.selfsup import SelfsupSettings
 
@@ -70,12 +71,7 @@ class ScoringSpec(pydantic.BaseModel):
 
 
 class EarlyStopRule(pydantic.BaseModel):
-    """Which trials of a sweep are hopeless.
-
-    Attributes:
-        after: Share of a trial's epochs after which it is judged, once, at the end of an epoch.
-        below: Accuracy on the test bundle; a trial that has less by then is given up.
-    """
+    """Which trials of a sweep are hopeless; see :class:`tamis.training.early_stop.EarlyStop`."""
 
     model_config = _Strict
 
@@ -177,6 +173,12 @@ class SweepSpec(pydantic.BaseModel):
     def scored_metrics(self) -> list[str]:
         """Those that need scores."""
         return [metric for metric in self.metrics if metric != "random"]
+
+    @property
+    def early_stop(self) -> EarlyStop | None:
+        """The rule of ``stop_early``, for trainings."""
+        rule = self.stop_early
+        return None if rule is None else EarlyStop(rule.after, rule.below)
 
     def recipes(self) -> list[Recipe]:
         """Each with the values that replace its own.

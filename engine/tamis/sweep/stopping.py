@@ -1,38 +1,28 @@
-"""Early stop of hopeless trials, where a sweep asks for it: the rule, who applies it, the records.
-
-A trial is judged once, by its own accuracy and by nothing else, so that neither the order of the
-trials nor the number of workers decides which of them are given up. One that goes on ends with the
-weights that it would have had without the rule.
-"""
+"""Trials that a sweep gave up: ``stopped.jsonl``, one line for each, only ever appended."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
 from tamis.errors import UsageError
-from tamis.models.network import Network
-from tamis.sweep.records import Trial
-from tamis.sweep.spec import EarlyStopRule
+from tamis.sweep.records import Trial, TrialRecord
+from tamis.training.early_stop import EarlyStop
 
 __all__ = [
     "STOPPED",
-    "HopelessError",
-    "Judge",
     "StoppedTrial",
     "append_stopped",
+    "given_up_by",
     "read_stopped",
+    "without_survivors",
 ]
 
 STOPPED = "stopped.jsonl"
-"""Beside the records of a sweep: one line for each trial that was given up, only ever appended."""
+"""Its name, beside the records of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -57,60 +47,9 @@ class StoppedTrial:
     epochs: int
     seconds: float
 
-    def is_by(self, rule: EarlyStopRule | None) -> bool:
-        """Whether a rule gives this trial up: only the one that did."""
-        return rule is not None and (self.after, self.below) == (rule.after, rule.below)
-
-
-class HopelessError(Exception):
-    """Ends a training that is given up; nothing went wrong."""
-
-    def __init__(self, accuracy: float, epochs: int) -> None:
-        super().__init__(f"accuracy {accuracy:.4f} after {epochs} epochs")
-        self.accuracy, self.epochs = accuracy, epochs
-
-
-class Judge:
-    """Watches a training, and ends it where it is hopeless (:class:`tamis.training.loop.Observer`).
-
-    Args:
-        rule: What hopeless is.
-        n_epochs: Of the whole training; the last one may be a part.
-        accuracy: The network as it is → its share of the test set. Of recipes that average
-            weights it is that of the weights that are trained.
-    """
-
-    def __init__(
-        self, rule: EarlyStopRule, n_epochs: float, accuracy: Callable[[Network], float]
-    ) -> None:
-        self._rule, self._n_epochs, self._accuracy = rule, n_epochs, accuracy
-        self._is_judged = False
-
-    def on_batch(
-        self, epoch: int, example_ids: NDArray[np.int64], labels: Tensor, logits: Tensor
-    ) -> None:
-        """Nothing: what is judged is the network."""
-
-    def on_epoch_end(self, epoch: int, model: Network) -> None:
-        """Judge once, after the first epoch that ends at the rule's share or later.
-
-        The last one is not judged: nothing would be saved.
-
-        Raises:
-            HopelessError: The accuracy is below the rule's.
-        """
-        done = epoch + 1
-        is_due = self._rule.after * self._n_epochs <= done < self._n_epochs
-        if self._is_judged or not is_due:
-            return
-        self._is_judged = True
-        accuracy = self._accuracy(model)
-        if accuracy < self._rule.below:
-            raise HopelessError(accuracy, done)
-
 
 def append_stopped(path: Path, stopped: StoppedTrial) -> None:
-    """Keep one record, and wait until it is on the disk; for whoever runs the sweep."""
+    """Keep one line, and wait until it is on the disk; for whoever holds the sweep's records."""
     with path.open("ab+") as sink:
         sink.truncate(_whole(path.read_bytes()))  # without a last line cut off by a crash
         sink.write(json.dumps(asdict(stopped)).encode() + b"\n")
@@ -118,27 +57,19 @@ def append_stopped(path: Path, stopped: StoppedTrial) -> None:
         os.fsync(sink.fileno())
 
 
-def read_stopped(
-    path: Path, rule: EarlyStopRule | None, keys: Iterable[str]
-) -> dict[str, StoppedTrial]:
-    """Key → what was given up of a sweep.
-
-    Args:
-        path: ``stopped.jsonl`` of the sweep's folder, which need not be there.
-        rule: The sweep's; what another rule gave up is to be run.
-        keys: Of the sweep's trials.
+def read_stopped(path: Path) -> list[StoppedTrial]:
+    """All lines, by whatever rule; none where there is no file. A last one cut off is left out.
 
     Raises:
-        UsageError: A line that is no record.
+        UsageError: Another line that is no such trial.
     """
     if not path.exists():
-        return {}
-    own, found = set(keys), dict[str, StoppedTrial]()
-    raw = path.read_bytes()
+        return []
+    found, raw = [], path.read_bytes()
     for number, line in enumerate(raw[: _whole(raw)].splitlines(), start=1):
         try:
             values = json.loads(line)
-            stopped = StoppedTrial(**{**values, "trial": Trial(**values["trial"])})
+            found.append(StoppedTrial(**{**values, "trial": Trial(**values["trial"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(
                 f"{path}, line {number}",
@@ -146,9 +77,30 @@ def read_stopped(
                 found=repr(line[:60].decode(errors="replace")),
                 do="remove that line; its trial runs again",
             ) from error
-        if stopped.key in own and stopped.is_by(rule):
-            found[stopped.key] = stopped
     return found
+
+
+def given_up_by(rule: EarlyStop | None, stopped: Iterable[StoppedTrial]) -> set[str]:
+    """Keys of the trials that a rule gives up, by what is known of them."""
+    if rule is None:
+        return set()
+    return {s.key for s in stopped if s.after == rule.after and s.accuracy < rule.below}
+
+
+def without_survivors(
+    records: Iterable[TrialRecord], stopped: Iterable[StoppedTrial], finished: Container[str]
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """Records without and of the cells that lost a seed: a mean of these would be of survivors.
+
+    Args:
+        records: Of finished trials.
+        stopped: Trials that were given up.
+        finished: Keys of all trials that were trained to their end, by a later call too.
+    """
+    lost = {one.trial.cell for one in stopped if one.key not in finished}
+    every = list(records)
+    kept = [record for record in every if record.trial.cell not in lost]
+    return kept, [record for record in every if record.trial.cell in lost]
 
 
 def _whole(raw: bytes) -> int:

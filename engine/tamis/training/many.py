@@ -11,13 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
-from tamis.loaders.batch import Loader
 from tamis.loaders.memory_loader import ImageSet, MemoryLoader, load_image_set
-from tamis.loaders.opening import choose_backend, choose_streaming, open_loader
+from tamis.loaders.opening import choose_backend
 from tamis.loaders.settings import LoaderSettings, Resample
-from tamis.models.network import Network
 from tamis.progress import QUIET, Progress
-from tamis.training.evaluation import Evaluation, evaluate
 from tamis.training.loop import Observer, Trained
 from tamis.training.recipes import Recipe
 from tamis.training.records import RunRecord
@@ -114,15 +111,20 @@ class Trainer:
         images = self._images(training, recipe, recipe.resolution)
         settings = loader_settings(recipe, spec.options.seeds)
         positions = None if spec.example_ids is None else training.positions(spec.example_ids)
+        test_settings = LoaderSettings(EVALUATION_BATCH, recipe.test_side, **recipe.decoding)
         ids = training.example_ids if spec.example_ids is None else spec.example_ids
         options = full_options(spec.options, training, ids)
         options = replace(options, extras=replace(options.extras, networks=self._networks))
         return run_training(
             MemoryLoader(images, settings, positions=positions, workers=self._workers),
-            self._decoded_test_set(recipe),
+            MemoryLoader(
+                self._images(testing, recipe, recipe.test_side, recipe.center_ratio),
+                test_settings,
+                workers=self._workers,
+            ),
             recipe,
             options,
-            n_classes=self._n_classes,
+            n_classes=max(training.n_classes, testing.n_classes),
             example_ids=ids,
             device=self._device,
             train_digest=training.digest,
@@ -131,45 +133,6 @@ class Trainer:
             observer=observer,
             progress=self._progress,
             label=label,
-        )
-
-    def test(self, model: Network, recipe: Recipe) -> Evaluation:
-        """Test a network as a run of the recipe is tested, in the midst of one, too.
-
-        Args:
-            model: On the device; its mode is restored.
-            recipe: Says how images are shown.
-
-        Raises:
-            BundleError: A record that does not decode.
-        """
-        if self._has_to_stream(recipe):
-            backend = (
-                choose_streaming(self._device, recipe.resample) if recipe.random_crop else "auto"
-            )
-            loader = open_loader(
-                self._bundles[1],
-                batch_size=EVALUATION_BATCH,
-                resolution=recipe.test_side,
-                center_ratio=recipe.center_ratio,
-                backend=backend,
-                device=self._device,
-                progress=self._progress,
-                **recipe.decoding,
-            )
-        else:
-            loader = self._decoded_test_set(recipe)
-        return evaluate(model, loader, self._n_classes, self._device, flip=recipe.flip_test)
-
-    @property
-    def _n_classes(self) -> int:
-        return max(bundle.n_classes for bundle in self._bundles)
-
-    def _decoded_test_set(self, recipe: Recipe) -> Loader:
-        return MemoryLoader(
-            self._images(self._bundles[1], recipe, recipe.test_side, recipe.center_ratio),
-            LoaderSettings(EVALUATION_BATCH, recipe.test_side, **recipe.decoding),
-            workers=self._workers,
         )
 
     def _has_to_stream(self, recipe: Recipe) -> bool:

@@ -18,9 +18,11 @@ from tamis.loaders.batch import Loader
 from tamis.loaders.opening import choose_streaming, open_loader
 from tamis.loaders.progressive import ProgressiveLoader
 from tamis.loaders.settings import LoaderSettings, OnError
+from tamis.models.network import Network
 from tamis.models.weights import weights_digest
 from tamis.progress import QUIET, Progress
 from tamis.training.dynamic import DynamicPruning, check_ratio
+from tamis.training.early_stop import EarlyStop, Judge
 from tamis.training.energy import energy_joules
 from tamis.training.evaluation import Evaluation, evaluate
 from tamis.training.loop import (
@@ -85,6 +87,7 @@ class RunOptions:
         keeping: None keeps nothing until the run is finished.
         extras: See :class:`Extras`; its ``dynamic`` and ``file`` are made here.
         started_from: What ``extras.start`` is, for the record.
+        early_stop: Gives the run up where it is hopeless; None trains it to its end.
     """
 
     budget: Budget = "steps"
@@ -96,6 +99,7 @@ class RunOptions:
     keeping: Keeping | None = None
     extras: Extras = field(default_factory=Extras)
     started_from: str | None = None
+    early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
         check_ratio(self.dynamic)
@@ -162,6 +166,7 @@ def run_training(
 
     Raises:
         As :func:`tamis.training.loop.train`.
+        HopelessError: The run is given up, by ``options.early_stop``.
     """
     assert options.full_examples is not None
     extras, workers = options.extras, options.extras.workers
@@ -176,6 +181,16 @@ def run_training(
     dynamic = None
     if options.dynamic:
         dynamic = DynamicPruning(shown, options.dynamic, seeds.order, device, workers)
+
+    def test(model: Network) -> Evaluation:
+        return evaluate(
+            model, test_loader, n_classes, device, flip=recipe.flip_test, workers=workers
+        )
+
+    rule, judge = options.early_stop, None
+    if rule is not None:
+        n_epochs = steps / len(train_loader)
+        judge = Judge(rule, n_epochs, lambda model: test(model).accuracy, device, observer)
     before = energy_joules(device)
     trained = train(
         train_loader,
@@ -184,30 +199,29 @@ def run_training(
         steps=steps,
         seeds=seeds,
         device=device,
-        observer=observer,
+        observer=judge or observer,
         extras=replace(extras, dynamic=dynamic, file=file),
         progress=progress,
         label=label,
     )
     after = energy_joules(device)
-    start = time.perf_counter()
-    result = evaluate(
-        trained.model, test_loader, n_classes, device, flip=recipe.flip_test, workers=workers
-    )
+    judging, joules = (judge.seconds, judge.joules) if judge is not None else (0.0, 0.0)
+    seconds, start = trained.seconds - judging, time.perf_counter()
+    result = test(trained.model)
     skipped = (*train_loader.skipped, *test_loader.skipped)
     record = RunRecord(
         test_accuracy=result.accuracy,
         test_accuracy_top5=result.accuracy_top5,
         test_loss=result.loss,
         per_class_accuracy=_without_nan(result),
-        train_seconds=trained.seconds,
+        train_seconds=seconds,
         compile_seconds=trained.compile_seconds,
         setup_seconds=setup_seconds,
         evaluation_seconds=time.perf_counter() - start,
         steps=trained.steps,
         examples_seen=trained.examples_seen,
-        images_per_second=trained.examples_seen / (trained.seconds - trained.compile_seconds),
-        energy_joules=after - before if after is not None and before is not None else None,
+        images_per_second=trained.examples_seen / (seconds - trained.compile_seconds),
+        energy_joules=after - before - joules if after is not None and before is not None else None,
         n_examples=len(_without_skipped(example_ids, train_loader)),
         examples_digest=ids_digest(example_ids),
         n_classes=n_classes,
