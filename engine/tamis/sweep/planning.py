@@ -65,7 +65,7 @@ def plan_sweep(spec: SweepSpec, out: Path, device: torch.device | None) -> Sweep
     sweep = open_sweep(spec, out)
     known = set(read_records(out / "records.jsonl"))
     trials = sweep.trials
-    known |= given_up_by(spec.early_stop, read_stopped(out / STOPPED))
+    known |= given_up_by(spec.early_stop, read_stopped(out / STOPPED)).keys()
     # What has no scores yet has not been trained on.
     missing = [t for t in trials if not _has_scores(sweep, t) or sweep.key(t) not in known]
     full = sweep.train.n_examples

@@ -10,7 +10,13 @@ from tamis.sweep.grid import Sweep
 from tamis.sweep.records import Trial, TrialRecord, read_records
 from tamis.sweep.scoring import open_sweep
 from tamis.sweep.spec import SweepSpec
-from tamis.sweep.stopping import STOPPED, StoppedTrial, read_stopped, without_survivors
+from tamis.sweep.stopping import (
+    STOPPED,
+    StoppedTrial,
+    given_up_by,
+    read_stopped,
+    without_survivors,
+)
 
 __all__ = ["GivenUpCell", "SweepResults", "read_results"]
 
@@ -78,7 +84,8 @@ def read_results(folder: Path) -> SweepResults:
     text = (folder / "sweep.json").read_text(encoding="utf-8")
     sweep = open_sweep(SweepSpec.model_validate_json(text), folder)
     known = read_records(folder / "records.jsonl")
-    latest = {one.key: one for one in read_stopped(folder / STOPPED)}
+    lines = read_stopped(folder / STOPPED)
+    latest = {one.key: one for one in lines} | given_up_by(sweep.spec.early_stop, lines)
     keys = [sweep.key(trial) for trial in sweep.trials]
     stopped = [latest[key] for key in keys if key in latest and key not in known]
     finished = [known[key] for key in keys if key in known]

@@ -87,7 +87,7 @@ def run_sweep(
             score_initial_sets(sweep, out, scoring_device, cluster=cluster, progress=progress)
             sweep = open_sweep(spec, out)
         keys = {trial: sweep.key(trial) for trial in sweep.trials}
-        given_up = given_up_by(spec.early_stop, read_stopped(out / STOPPED)) - known.keys()
+        given_up = given_up_by(spec.early_stop, read_stopped(out / STOPPED)).keys() - known.keys()
         stopped = given_up & set(keys.values())
         missing = [t for t, key in keys.items() if key not in known and key not in stopped]
         tracks = SweepTracks(out, track)

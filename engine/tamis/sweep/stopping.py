@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Container, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tamis.errors import UsageError
@@ -80,11 +80,15 @@ def read_stopped(path: Path) -> list[StoppedTrial]:
     return found
 
 
-def given_up_by(rule: EarlyStop | None, stopped: Iterable[StoppedTrial]) -> set[str]:
-    """Keys of the trials that a rule gives up, by what is known of them."""
+def given_up_by(rule: EarlyStop | None, stopped: Iterable[StoppedTrial]) -> dict[str, StoppedTrial]:
+    """Key → trial that a rule gives up, by what is known of it from this or another rule."""
     if rule is None:
-        return set()
-    return {s.key for s in stopped if s.after == rule.after and s.accuracy < rule.below}
+        return {}
+    return {
+        one.key: replace(one, below=rule.below)
+        for one in stopped
+        if one.after == rule.after and one.accuracy < rule.below
+    }
 
 
 def without_survivors(
