@@ -1,4 +1,4 @@
-"""A small class folder with an image of every kind that converters meet, from a fixed seed."""
+"""A small class folder with an image of every kind that converters meet; bundles of digits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["JPEGS", "SAMPLES", "jpeg_bytes", "picture", "write_samples"]
+from tamis.bundles.convert import convert
+from tamis.sources.opening import open_source
+
+__all__ = ["JPEGS", "SAMPLES", "jpeg_bytes", "picture", "write_digits", "write_samples"]
 
 # Name → file in the folder, in the order in which torchvision's ImageFolder lists the files.
 SAMPLES = {
@@ -77,3 +80,9 @@ def write_samples(root: Path) -> None:
     for name, path in SAMPLES.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(encoded[name])
+
+
+def write_digits(root: Path) -> None:
+    """Convert scikit-learn's digits to train.beton (1,347) and test.beton (450), raw, 8 × 8."""
+    for part in ("train", "test"):
+        convert(open_source(f"digits:{part}"), root / f"{part}.beton")

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from tamis.bundles.convert import convert
+from sample_images import write_digits
 from tamis.bundles.opening import open_bundle
 from tamis.errors import UsageError
 from tamis.loaders.opening import open_loader
 from tamis.report.page import write_report
 from tamis.scaling.points import read_points
-from tamis.sources.opening import open_source
+from tamis.sweep.grid import Sweep
+from tamis.sweep.lines import append_lines
 from tamis.sweep.planning import plan_sweep
 from tamis.sweep.reading import read_sweep_spec
 from tamis.sweep.records import Trial, TrialRecord, read_records
@@ -26,7 +27,7 @@ from tamis.sweep.results import read_results
 from tamis.sweep.runner import Runner
 from tamis.sweep.running import run_sweep
 from tamis.sweep.spec import EarlyStopRule, SweepSpec
-from tamis.sweep.stopping import STOPPED, StoppedTrial, append_stopped, read_stopped
+from tamis.sweep.stopping import STOPPED, StoppedTrial, read_stopped
 from tamis.training.early_stop import EarlyStop
 from tamis.training.evaluation import Evaluation, evaluate
 from tamis.training.loop import Seeds, n_steps, train
@@ -50,8 +51,7 @@ AFTER = 0.4  # of four epochs: after the second
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundles, and sweep.yaml without a rule."""
     root = tmp_path_factory.mktemp("early")
-    for part in ("train", "test"):
-        convert(open_source(f"digits:{part}"), root / f"{part}.beton")
+    write_digits(root)
     (root / "sweep.yaml").write_text(SPEC)
     return root
 
@@ -247,6 +247,11 @@ def test_a_rule_that_never_judges_is_refused(spec: SweepSpec, tmp_path: Path) ->
         UsageError, match=r"found 0\.8, after which there is none; lower it to 0\.75"
     ):
         run_sweep(_with(spec, 0.5, after=0.8), tmp_path / "out", device="cpu")
+    for epochs, most in ((3, 0.666), (200, 0.995)):
+        change = {"set": {"epochs": epochs, "width": 4}}
+        with pytest.raises(UsageError, match=f"lower it to {most} or less"):
+            Sweep(_with(spec.model_copy(update=change), 0.5, after=0.999))
+        Sweep(_with(spec.model_copy(update=change), 0.5, after=most))
     once = spec.model_copy(update={"set": {"epochs": 1, "width": 4}})
     with pytest.raises(UsageError, match="leave stop_early out"):
         run_sweep(_with(once, 0.5), tmp_path / "out", device="cpu")
@@ -302,9 +307,10 @@ def test_a_report_of_full_sets_alone(folder: Path, spec: SweepSpec, tmp_path: Pa
     report = run_sweep(spec.model_copy(update=sizes), tmp_path, device="cpu")
     records = read_records(report.records).values()
     pruned = [record for record in records if record.trial.keep < 1]
-    for record in pruned:
-        facts = (0.5, 0.9, record.run["test_accuracy"], 2, 1.0)
-        append_stopped(tmp_path / STOPPED, StoppedTrial(record.key, record.trial, *facts))
+    with append_lines(tmp_path / STOPPED) as give_up:
+        for record in pruned:
+            facts = (0.5, 0.9, record.run["test_accuracy"], 2, 1.0)
+            give_up(StoppedTrial(record.key, record.trial, *facts))
     left = [json.dumps(asdict(record)) for record in records if record.trial.keep == 1]
     report.records.write_text("\n".join(left) + "\n")
     page = write_report(tmp_path).html.read_text()

@@ -48,8 +48,8 @@ def test_runs_of_cells_that_were_given_up_carry_their_part_of_scoring() -> None:
     cells = [GivenUpCell(lost.cell, 1, 2, 3), GivenUpCell(replace(lost, side="random"), 3, 0, 3)]
     for given_up, runs in (([], 9), (cells[:1], 12), (cells, 12)):
         found = costed_cells(summarise(others), {1.0: 48.0}, given_up)
-        shares = {one.scoring_seconds for one in found if one.table.size == 1}
-        assert sorted(map(float, shares)) == pytest.approx([0, 48 / runs])  # type: ignore[arg-type]
+        shares = {one.scoring_seconds or 0.0 for one in found if one.table.size == 1}
+        assert sorted(shares) == pytest.approx([0, 48 / runs])
 
 
 def test_what_is_saved_counts_training_and_the_part_of_scoring() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sample_images import write_digits
 from scaling_laws import law_points
-from tamis.bundles.convert import convert
 from tamis.errors import UsageError
 from tamis.scaling.costs import recorded_scoring
 from tamis.scaling.curves import CurveKey
@@ -21,9 +21,9 @@ from tamis.scaling.planning import Goal, make_plan
 from tamis.scaling.points import Point, PointSet, read_points
 from tamis.scaling.studies import Settings, study_scaling
 from tamis.scaling.tables import plan_values, study_values, write_csv
-from tamis.sources.opening import open_source
+from tamis.sweep.lines import append_lines
 from tamis.sweep.reading import read_sweep_spec
-from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
+from tamis.sweep.records import Trial, TrialRecord, read_records
 from tamis.sweep.running import run_sweep
 
 HEADER = "n_kept,metric,side,keep,seed,error"
@@ -70,8 +70,7 @@ budget: epochs
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six short trainings on digits; not to be written to."""
     root = tmp_path_factory.mktemp("scaling")
-    for part in ("train", "test"):
-        convert(open_source(f"digits:{part}"), root / f"{part}.beton")
+    write_digits(root)
     (root / "sweep.yaml").write_text(SPEC)
     run_sweep(read_sweep_spec(root / "sweep.yaml"), root / "out")
     return root
@@ -103,7 +102,7 @@ def test_records_of_other_settings_stay_out_unless_nobody_can_tell(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(sweep / "out", out)
-    with append_records(out / "records.jsonl") as append:
+    with append_lines(out / "records.jsonl") as append:
         append(record(Trial("full", "full", 1.0, 7, "steps", 0.5, "small"), 500, 0.9))
     assert len(read_points(out).points) == 6
     (out / "sweep.json").unlink()

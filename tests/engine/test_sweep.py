@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamis.bundles.convert import convert
+from sample_images import write_digits
 from tamis.bundles.opening import open_bundle
 from tamis.errors import (
     BundleError,
@@ -20,7 +20,6 @@ from tamis.errors import (
     WorkFailedError,
 )
 from tamis.score_table import ScoreColumn, ScoreTable, write_score_table
-from tamis.sources.opening import open_source
 from tamis.sweep.grid import Sweep
 from tamis.sweep.planning import plan_sweep
 from tamis.sweep.reading import read_sweep_spec
@@ -48,8 +47,7 @@ budget: epochs
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundles, a score table that knows the label, and sweep.yaml."""
     root = tmp_path_factory.mktemp("sweep")
-    for part in ("train", "test"):
-        convert(open_source(f"digits:{part}"), root / f"{part}.beton")
+    write_digits(root)
     bundle = open_bundle(root / "train.beton")
     scores = bundle.labels + np.random.default_rng(0).random(bundle.n_examples)
     table = ScoreTable(

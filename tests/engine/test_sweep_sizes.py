@@ -26,9 +26,10 @@ from tamis.selection.selecting import select
 from tamis.sources.opening import open_source
 from tamis.sweep.exporting import export_records
 from tamis.sweep.grid import initial_set
+from tamis.sweep.lines import append_lines
 from tamis.sweep.planning import plan_sweep
 from tamis.sweep.reading import read_sweep_spec
-from tamis.sweep.records import append_records, read_records
+from tamis.sweep.records import read_records
 from tamis.sweep.running import run_sweep
 from tamis.sweep.scoring import open_sweep, scoring_seconds
 
@@ -200,7 +201,7 @@ def test_trackers_are_told_of_every_trial_once(folder: Path) -> None:
 
 def test_one_sweep_at_a_time_in_a_folder(folder: Path, tmp_path: Path) -> None:
     with (
-        append_records(tmp_path / "records.jsonl"),
+        append_lines(tmp_path / "records.jsonl"),
         pytest.raises(UsageError, match="another sweep that is writing it now"),
     ):
         run_sweep(read_sweep_spec(folder / "sweep.yaml"), tmp_path, device="cpu")

@@ -18,7 +18,7 @@ from tamis.report.provenance import provenance
 from tamis.report.sections import make_sections
 from tamis.report.summary import AccuracyTable, summarise
 from tamis.report.throughput import read_throughput
-from tamis.sweep.results import SweepResults, read_results
+from tamis.sweep.results import SweepResults, next_step, read_results
 from tamis.sweep.scoring import scoring_seconds
 
 __all__ = ["Report", "read_sweep", "write_report"]
@@ -126,14 +126,12 @@ def read_sweep(folder: Path) -> SweepResults:
     results = read_results(folder) if (folder / "sweep.json").is_file() else None
     if results is not None and results.records:
         return results
-    only_given_up = results is not None and bool(results.stopped)
+    given_up = results is not None and bool(results.stopped)
     raise UsageError(
         folder,
         expected="a sweep's folder with sweep.json and finished trials in records.jsonl",
-        found="0 finished trials" + (" in cells that were not given up" if only_given_up else ""),
-        do="change or leave out stop_early in its file, and sweep again"
-        if only_given_up
-        else f"run first: tamis sweep SWEEP.yaml --out {folder}",
+        found="0 finished trials" + (" in cells that were not given up" if given_up else ""),
+        do=next_step(folder, given_up=given_up),
     )
 
 

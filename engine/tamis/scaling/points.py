@@ -78,15 +78,15 @@ def read_points(path: Path) -> PointSet:
         return read_csv(path)
     records, n_test, given_up = _of_sweep(path)
     if not records:
+        from tamis.sweep.results import next_step
+
         raise UsageError(
             path,
             expected="a sweep's folder with finished trials in records.jsonl, or a CSV file",
             found="no such folder"
             if not path.is_dir()
             else "no finished trials" + (" but of cells that were given up" if given_up else ""),
-            do="change or leave out stop_early in its file, and sweep again"
-            if given_up
-            else f"run first: tamis sweep SWEEP.yaml --out {path}",
+            do=next_step(path, given_up=bool(given_up)),
         )
     left_out = f"Left out, because trials were given up: {'; '.join(given_up)}." if given_up else ""
     return PointSet(tuple(points_of_records(records)), n_test, left_out)

@@ -100,7 +100,7 @@ class Sweep:
             return
         for name, recipe in self.recipes.items():
             if rule.epoch(recipe.epochs) >= recipe.epochs:
-                most = (recipe.epochs - 1) / recipe.epochs
+                most = 1000 * (recipe.epochs - 1) // recipe.epochs / 1000  # a few digits, below
                 raise UsageError(
                     "stop_early",
                     expected=f"after to leave some of the {recipe.epochs} epochs of {name}",

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from tamis.errors import UsageError
-from tamis.locking import locked_file
+from tamis.sweep.lines import read_lines
 from tamis.training.loop import Budget
 
-__all__ = ["Append", "Trial", "TrialRecord", "append_records", "read_records"]
+__all__ = ["Trial", "TrialRecord", "read_records"]
 
 
 @dataclass(frozen=True)
@@ -75,55 +70,19 @@ class TrialRecord:
     run: dict[str, Any]
 
 
-class Append(Protocol):
-    """Keeps one record."""
-
-    def __call__(self, record: TrialRecord, /) -> None:
-        """Write the record and wait until it is on the disk."""
-
-
 def read_records(path: Path) -> dict[str, TrialRecord]:
-    """Key → record of a ``records.jsonl``; a last line cut off by a crash is left out.
+    """Key → record of a ``records.jsonl``; of two with a key the first counts.
 
     Raises:
-        UsageError: Another line that is not a record.
+        UsageError: As :func:`tamis.sweep.lines.read_lines`.
     """
     records: dict[str, TrialRecord] = {}
-    if not path.exists():
-        return records
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            raw = json.loads(line)
-            # Records of before there were several recipes say it with the run only.
-            named = {"recipe": raw["run"]["recipe"]["name"], **raw["trial"]}
-            record = TrialRecord(**{**raw, "trial": Trial(**named)})
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(
-                f"{path}, line {number}",
-                expected="a trial record",
-                found=repr(line[:60]),
-                do="remove that line; its trial runs again",
-            ) from error
+    for record in read_lines(path, _record, expected="a trial record"):
         records.setdefault(record.key, record)
     return records
 
 
-@contextmanager
-def append_records(path: Path) -> Iterator[Append]:
-    """Open a records file for appending, after dropping a last line cut off by a crash.
-
-    Raises:
-        UsageError: Another process appends to it.
-    """
-    descriptor = locked_file(path, path, work="another sweep", flags=os.O_APPEND)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as sink:
-        os.ftruncate(descriptor, path.read_bytes().rfind(b"\n") + 1)
-
-        def append(record: TrialRecord, /) -> None:
-            sink.write(json.dumps(asdict(record)) + "\n")
-            sink.flush()
-            os.fsync(descriptor)
-
-        yield append
+def _record(raw: dict[str, Any]) -> TrialRecord:
+    # Records of before there were several recipes say it with the run only.
+    named = {"recipe": raw["run"]["recipe"]["name"], **raw["trial"]}
+    return TrialRecord(**{**raw, "trial": Trial(**named)})

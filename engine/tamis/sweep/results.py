@@ -18,7 +18,7 @@ from tamis.sweep.stopping import (
     without_survivors,
 )
 
-__all__ = ["GivenUpCell", "SweepResults", "read_results"]
+__all__ = ["GivenUpCell", "SweepResults", "next_step", "read_results"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,18 @@ class SweepResults:
         """Of all trials, given up or not, as far as their records tell."""
         finished = sum(record.run["train_seconds"] for record in (*self.records, *self.left_out))
         return float(finished + sum(one.seconds for one in self.stopped))
+
+
+def next_step(folder: Path, *, given_up: bool) -> str:
+    """What to do about a folder that has no trials to show.
+
+    Args:
+        folder: The sweep's.
+        given_up: Whether trials were given up there.
+    """
+    if given_up:
+        return "change or leave out stop_early in its file, and sweep again"
+    return f"run first: tamis sweep SWEEP.yaml --out {folder}"
 
 
 def read_results(folder: Path) -> SweepResults:

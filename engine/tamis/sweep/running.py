@@ -18,16 +18,16 @@ from tamis.atomic import atomic_path
 from tamis.cluster import ClusterOptions
 from tamis.devices import resolve_device
 from tamis.progress import QUIET, Progress
+from tamis.sweep.lines import append_lines
 from tamis.sweep.local import run_here
 from tamis.sweep.on_ray import run_on_ray
-from tamis.sweep.records import Trial, TrialRecord, append_records, read_records
+from tamis.sweep.records import Trial, TrialRecord, read_records
 from tamis.sweep.runner import Job, Result
 from tamis.sweep.scoring import open_sweep, score_initial_sets, table_files
 from tamis.sweep.spec import SweepSpec
 from tamis.sweep.stopping import (
     STOPPED,
     StoppedTrial,
-    append_stopped,
     given_up_by,
     read_stopped,
 )
@@ -78,7 +78,7 @@ def run_sweep(
     out.mkdir(parents=True, exist_ok=True)
     records_path = out / "records.jsonl"
     with ExitStack() as stack:
-        append = stack.enter_context(append_records(records_path))
+        append = stack.enter_context(append_lines(records_path))
         known = read_records(records_path)
         with atomic_path(out / "sweep.json", overwrite=True) as partial:
             partial.write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -90,6 +90,8 @@ def run_sweep(
         given_up = given_up_by(spec.early_stop, read_stopped(out / STOPPED)).keys() - known.keys()
         stopped = given_up & set(keys.values())
         missing = [t for t, key in keys.items() if key not in known and key not in stopped]
+        if spec.early_stop is not None:
+            give_up = stack.enter_context(append_lines(out / STOPPED))
         tracks = SweepTracks(out, track)
         for key in keys.values():
             if key in known:
@@ -103,7 +105,7 @@ def run_sweep(
                 append(result)
                 tracks.tell(result)
             elif isinstance(result, StoppedTrial):
-                append_stopped(out / STOPPED, result)
+                give_up(result)
                 stopped.add(result.key)
             else:
                 failures.append(result)

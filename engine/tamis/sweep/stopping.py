@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Container, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tamis.errors import UsageError
+from tamis.sweep.lines import read_lines
 from tamis.sweep.records import Trial, TrialRecord
 from tamis.training.early_stop import EarlyStop
 
 __all__ = [
     "STOPPED",
     "StoppedTrial",
-    "append_stopped",
     "given_up_by",
     "read_stopped",
     "without_survivors",
@@ -48,36 +46,17 @@ class StoppedTrial:
     seconds: float
 
 
-def append_stopped(path: Path, stopped: StoppedTrial) -> None:
-    """Keep one line, and wait until it is on the disk; for whoever holds the sweep's records."""
-    with path.open("ab+") as sink:
-        sink.truncate(_whole(path.read_bytes()))  # without a last line cut off by a crash
-        sink.write(json.dumps(asdict(stopped)).encode() + b"\n")
-        sink.flush()
-        os.fsync(sink.fileno())
-
-
 def read_stopped(path: Path) -> list[StoppedTrial]:
-    """All lines, by whatever rule; none where there is no file. A last one cut off is left out.
+    """All of a ``stopped.jsonl``, by whatever rule; none where there is no file.
 
     Raises:
-        UsageError: Another line that is no such trial.
+        UsageError: As :func:`tamis.sweep.lines.read_lines`.
     """
-    if not path.exists():
-        return []
-    found, raw = [], path.read_bytes()
-    for number, line in enumerate(raw[: _whole(raw)].splitlines(), start=1):
-        try:
-            values = json.loads(line)
-            found.append(StoppedTrial(**{**values, "trial": Trial(**values["trial"])}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(
-                f"{path}, line {number}",
-                expected="a record of a trial that was given up",
-                found=repr(line[:60].decode(errors="replace")),
-                do="remove that line; its trial runs again",
-            ) from error
-    return found
+    return read_lines(path, _stopped, expected="a record of a trial that was given up")
+
+
+def _stopped(raw: dict[str, Any]) -> StoppedTrial:
+    return StoppedTrial(**{**raw, "trial": Trial(**raw["trial"])})
 
 
 def given_up_by(rule: EarlyStop | None, stopped: Iterable[StoppedTrial]) -> dict[str, StoppedTrial]:
@@ -105,8 +84,3 @@ def without_survivors(
     every = list(records)
     kept = [record for record in every if record.trial.cell not in lost]
     return kept, [record for record in every if record.trial.cell in lost]
-
-
-def _whole(raw: bytes) -> int:
-    """Bytes of all lines that end."""
-    return raw.rfind(b"\n") + 1

@@ -70,6 +70,10 @@ class Keeping:
     resume: bool = False
     every: float = 60.0
 
+    def file(self, identity: dict[str, object]) -> ProgressFile:
+        """Of a run that agrees with an earlier one in ``identity``."""
+        return ProgressFile(self.path, identity, resume=self.resume, every=self.every)
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -175,9 +179,7 @@ def run_training(
     steps = n_steps(len(shown), options.full_examples, recipe, options.budget)
     file = None
     if options.keeping is not None:
-        identity = _identity(recipe, options, example_ids, steps, train_digest)
-        keeping = options.keeping
-        file = ProgressFile(keeping.path, identity, resume=keeping.resume, every=keeping.every)
+        file = options.keeping.file(_identity(recipe, options, example_ids, steps, train_digest))
     dynamic = None
     if options.dynamic:
         dynamic = DynamicPruning(shown, options.dynamic, seeds.order, device, workers)
