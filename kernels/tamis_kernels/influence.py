@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tamis_kernels.arrays import Place, check_matrix, dtype_of, place_of, strides_of
+from tamis_kernels.arrays import Place, check_matrix, dtype_of, frozen, place_of, strides_of
 
 __all__ = ["Influence", "influence_reduce", "memorization"]
 
@@ -135,9 +135,7 @@ def _check(masks: Any, name: str, correct: Any) -> Place:
 
 
 def _bytes(place: Place, array: Any) -> Any:
-    flags = np.ascontiguousarray(place.host(array)).view(np.uint8)
-    flags.setflags(write=False)  # as some memory maps are: loops are compiled for one kind only
-    return flags
+    return frozen(np.ascontiguousarray(place.host(array)).view(np.uint8))
 
 
 def _by_rows(array: Any) -> Any:

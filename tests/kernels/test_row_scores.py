@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from tamis_kernels import reference, row_scores
+from compiled_loops import n_compiled
+from tamis_kernels import arrays, reference, row_scores
 
 SCORES = ("loss", "el2n", "margin", "entropy", "p_label")
 
@@ -267,9 +268,12 @@ def test_no_rows() -> None:
         assert getattr(found, name).shape == (0,)
 
 
-def test_any_memory_layout_and_label_type() -> None:
+def test_any_memory_layout_and_label_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_COPIED_BYTES", 7 * 24)  # rows of what is copied: six times seven
     logits, labels = example(40, 6)
     expected = reference.row_scores(logits, labels)
+    check(logits, labels, expected)
+    before = n_compiled()
     wide = np.zeros((80, 12), np.float32)
     wide[::2, ::2] = logits
     frozen = logits.copy()
@@ -278,6 +282,10 @@ def test_any_memory_layout_and_label_type() -> None:
         check(layout, labels, expected)
     for kind in (np.int8, np.uint8, np.int32, np.uint64):
         check(logits, labels.astype(kind), expected)
+    mapped = labels.copy()
+    mapped.setflags(write=False)
+    check(logits, mapped, expected)
+    assert n_compiled() == before
 
 
 def test_the_input_is_left_alone() -> None:
