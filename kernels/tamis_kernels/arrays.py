@@ -137,7 +137,7 @@ class Place:
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """The same memory, read-only, as memory maps often are: other types for Numba to compile for."""
+    """The same memory, read-only, as memory maps may be: to Numba arrays of another type."""
     view = array.view()
     view.flags.writeable = False
     return view
