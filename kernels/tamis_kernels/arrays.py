@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 _Library = Literal["numpy", "torch", "cupy"]
-_COPIED_BYTES = 64 << 20  # at a time, of matrices whose rows do not lie one after the other
 
 
 @dataclass(frozen=True)
@@ -96,23 +95,14 @@ class Place:
             return shared
         return array.view(np.uint16) if dtype_of(array) == "bfloat16" else np.asarray(array)
 
-    def row_blocks(self, matrix: Any) -> Iterator[tuple[slice, NDArray[Any], int]]:
-        """A CPU matrix as compiled loops take it: which rows, they themselves, and their kind.
+    def rows(self, matrix: Any) -> tuple[NDArray[Any], int]:
+        """A CPU matrix as Numba takes it, :func:`frozen`, sharing its memory, and its kind.
 
-        Rows are C-contiguous and read-only, so that loops are compiled for that alone. Those of a
-        C-contiguous matrix come all at once and share its memory; of others 64 MiB at a time are
-        copied. Kind 0 is float32 or float64; 1 the bits of float16 and 2 those of bfloat16, both
-        uint16.
+        Kind 0 is float32 or float64; 1 the bits of float16 and 2 those of bfloat16, both uint16.
         """
         kind = {"float16": 1, "bfloat16": 2}.get(dtype_of(matrix), 0)
         values = self.host(matrix)
-        values = values.view(np.uint16) if kind else values
-        at_once = len(values)
-        if not values.flags.c_contiguous:
-            at_once = max(1, _COPIED_BYTES // (values.shape[1] * values.itemsize))
-        for start in range(0, max(len(values), 1), max(at_once, 1)):
-            rows = slice(start, min(start + at_once, len(values)))
-            yield rows, frozen(np.ascontiguousarray(values[rows])), kind
+        return frozen(values.view(np.uint16) if kind else values), kind
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """A NumPy array with the same values; copied, and waited for, where it is on a GPU."""

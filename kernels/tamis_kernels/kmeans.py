@@ -233,10 +233,9 @@ class _Blocks:
         return contiguous(block)
 
     def on_host(self) -> Iterator[tuple[NDArray[Any], int]]:
-        """NumPy blocks with the kind that the CPU's kernels go by."""
+        """NumPy blocks that share memory, with the kind that the CPU's kernels go by."""
         for block in self:
-            for _, rows, kind in self.place.row_blocks(block):
-                yield rows, kind
+            yield self.place.rows(block)
 
 
 def _rows_of(blocks: _Blocks, how: Lloyd, weights: Any) -> _Rows:

@@ -64,8 +64,7 @@ def last_layer_grand(logits: Any, labels: Any, features: Any, *, bias: bool = Tr
 def _on_cpu(place: Place, features: Any, bias: bool, el2n: Any, norms: Any) -> None:
     from tamis_kernels.cpu.last_layer_grand import launch
 
-    for rows, values, kind in place.row_blocks(features):
-        launch(values, kind, float(bias), place.host(el2n)[rows], place.host(norms)[rows])
+    launch(*place.rows(features), float(bias), place.host(el2n), place.host(norms))
 
 
 def _on_gpu(place: Place, features: Any, bias: bool, el2n: Any, norms: Any) -> None:

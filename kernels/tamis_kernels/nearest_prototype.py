@@ -57,8 +57,7 @@ def nearest_prototype(
         The result; distances beyond float32's range are infinite. At Euclidean distance a row with
         a NaN is at distance NaN. On a GPU, where nothing is read back, a row without a direction is
         at cosine distance NaN. O(n · k · d) time; memory beyond the result is O(k · d), about 16
-        bytes a row, and at most 64 MB; as much again on a CPU where the rows of x do not lie one
-        after the other.
+        bytes a row, and at most 64 MB.
 
     Raises:
         TypeError: Arrays of another kind or dtype, or of two libraries.
@@ -109,17 +108,19 @@ def _on_cpu(place: Place, x: Any, prototypes: Any, unit: bool, found: Nearest) -
             f"prototypes: expected finite ones {expected} to 1e100, found {int(bad.sum())} others, "
             f"the first is row {int(bad.argmax())}"
         )
-    n = len(x)
-    index, distance, second = place.host(found.index), np.empty(n), np.empty(n)
-    search = ProductSearch(table, unit=unit, workers=numba.get_num_threads())
-    n_unusable = 0
-    for rows, values, kind in place.row_blocks(x):
-        n_unusable += search.search(
-            values, kind, np.arange(len(values)), index[rows], distance[rows], second[rows]
-        )
+    rows, kind = place.rows(x)
+    distance, second = np.empty(len(rows)), np.empty(len(rows))
+    n_unusable = ProductSearch(table, unit=unit, workers=numba.get_num_threads()).search(
+        rows,
+        kind,
+        np.arange(len(rows)),
+        place.host(found.index),
+        distance,
+        second,
+    )
     if n_unusable:
         raise ValueError(
-            f"x: expected rows with a direction for cosine, found {n_unusable} of {n} that "
+            f"x: expected rows with a direction for cosine, found {n_unusable} of {len(rows)} that "
             "are all zero, not finite or beyond 1e±150"
         )
     with np.errstate(over="ignore"):  # as documented

@@ -70,8 +70,7 @@ def row_scores(logits: Any, labels: Any) -> RowScores:
 
     Returns:
         The scores; n = 0 gives empty arrays. O(n · c), no temporary of that size; on a GPU logits
-        whose neighbouring classes do not lie side by side are copied first, on a CPU those whose
-        rows do not lie one after the other, 64 MiB at a time.
+        whose neighbouring classes do not lie side by side are copied first.
 
     Raises:
         TypeError: Arrays of another kind or dtype, or of two libraries.
@@ -108,9 +107,11 @@ def _check(place: Place, logits: Any, labels: Any) -> None:
 def _on_cpu(place: Place, logits: Any, labels: Any, outputs: tuple[Any, ...]) -> None:
     from tamis_kernels.cpu.row_scores import launch
 
-    of_rows = frozen(np.ascontiguousarray(place.host(labels), np.int64))
-    for rows, values, kind in place.row_blocks(logits):
-        launch(values, kind, of_rows[rows], tuple(place.host(output)[rows] for output in outputs))
+    launch(
+        *place.rows(logits),
+        frozen(np.ascontiguousarray(place.host(labels), np.int64)),
+        tuple(place.host(output) for output in outputs),
+    )
 
 
 def _on_gpu(place: Place, logits: Any, labels: Any, outputs: tuple[Any, ...]) -> None:

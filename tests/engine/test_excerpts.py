@@ -19,6 +19,7 @@ from PIL import Image
 
 from loading import jpeg_records
 from sample_images import picture
+from tamis.loaders.decode_rows import _fraction
 from tamis.loaders.decoding import Decoder
 from tamis.loaders.excerpts import excerpt
 
@@ -255,6 +256,18 @@ def test_shrunk_decoding_is_close_and_in_its_place(kind: str) -> None:
         assert np.abs(difference).max() <= 2
         # A level is a pixel of the image, of which the result has twelve in one.
         assert np.abs(difference.mean((0, 1))).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("side", "denominator"),
+    [(20, 1), (67, 1), (68, 2), (140, 2), (141, 4), (281, 4), (282, 8), (4000, 8)],
+)
+def test_how_large_a_box_is_when_decoded_at_a_fraction(side: int, denominator: int) -> None:
+    """Shown at 32 pixels: 1.05 times that at a half, 1.1 times at a quarter and an eighth."""
+    choose: Any = _fraction
+    for box in ([0, 0, side, side], [3, 5, side, 9 * side], [3, 5, 9 * side, side]):
+        assert choose.py_func(np.array(box), 32, 32, False) == denominator
+        assert choose.py_func(np.array(box), 32, 32, True) == 1
 
 
 SCRIPT = """
