@@ -19,7 +19,7 @@ from tamis.selection.files import read_selected_ids
 from tamis.training.recipes import get_recipe
 from tamis.training.selfsup import SelfsupSettings
 
-SMALLER = {"width": 8, "epochs": 5, "batch_size": 128}
+SMALLER = {"width": 8, "epochs": 4, "batch_size": 128}
 
 
 def test_the_demo_leaves_every_artifact_and_a_true_table(

@@ -59,13 +59,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def table(bundle: Bundle) -> ScoreTable:
-    settings = CampaignSettings(
-        # Wide enough to learn wrong labels by heart, without which nothing is memorized.
-        replace(RECIPES["digits"], width=32),
-        models=2,
-        subset_models=10,
-        encoder="pixels",
-    )
+    settings = CampaignSettings(RECIPES["digits"], models=2, subset_models=10, encoder="pixels")
     names = ["el2n", "aum", "forgetting", "memorization", "label-doubt", "label-errors", "semdedup"]
     return score(bundle, get_metrics(names), settings, torch.device("cpu")).table
 

@@ -362,6 +362,7 @@ def test_mutants_are_the_same_image_or_stay() -> None:
 def test_no_mutant_is_read_out_of_bounds(tmp_path: Path) -> None:
     cache = str(tmp_path)
     environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": cache}
+    environment["NUMBA_OPT"] = "0"  # compiles faster
     subprocess.run(
         [sys.executable, "-m", "fuzz.tiling_fuzzer", "2000", "5000"],
         cwd=TESTS,

@@ -57,6 +57,7 @@ shown(out)
 def test_variants_are_compiled_after_ffcv_has_changed_numbas_types(tmp_path: Path) -> None:
     paths = os.pathsep.join(str(ROOT / name) for name in ("engine", "kernels"))
     environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment["NUMBA_OPT"] = "0"  # it is about types, not about speed
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
     )
