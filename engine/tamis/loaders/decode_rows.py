@@ -43,8 +43,8 @@ BAD_RAW = 5
 TOO_LARGE = 6
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the box is then still so many times as
-# large as what is shown: the resampler's triangles hide the rest. At less the worst of 2,000 crops
-# is below 33 dB (bench/records/NOTES.md).
+# large as what is shown: the resampler's triangles hide the rest. The worst of 2,000 random crops
+# is then 32 dB from an exact one (bench/records/NOTES.md).
 _LEAST_SHRINK, _LEAST_SHRINK_TO_HALF = 1.1, 1.05
 _LEAST_SIDE = 16  # below it libturbojpeg takes another fraction, which rounds to the same size
 

@@ -84,8 +84,7 @@ class RecordReader:
         ends = np.cumsum(run_ends - run_starts)
         places = ends - (run_ends - run_starts)
         if len(ends) and ends[-1] > len(buffer):
-            # With room to spare: arrays that give way to slightly larger ones leave holes.
-            buffer = np.empty(3 * int(ends[-1]) // 2, np.int8)
+            buffer = np.empty(int(ends[-1]), np.int8)
         view = memoryview(buffer.data).cast("B")
         for place, start, end in zip(
             places.tolist(), run_starts.tolist(), run_ends.tolist(), strict=True
