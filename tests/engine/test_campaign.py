@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from loading import memory_loader
 from tamis.agreement import compare_tables
@@ -135,17 +136,37 @@ def test_one_campaign_serves_all_metrics_and_says_how(
 def counted_trainings(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[str]:
     """The kinds of trainings from now on, in a list that grows; one of them may fail."""
     seen: list[str] = []
-    for module in ("whole_runs", "subset_runs", "acquisition"):
 
-        def counting(*args: Any, module: str = module, **options: Any) -> Any:
-            if len(seen) == fail_at:
-                raise KeyboardInterrupt
-            stop = options.get("stop_after")
-            seen.append(f"{module} {stop}" if stop else module)
-            return train(*args, **options)
+    def counting(*args: Any, **options: Any) -> Any:
+        if len(seen) == fail_at:
+            raise KeyboardInterrupt
+        stop, words = options["stop_after"], options["label"].split()
+        kind = next((word for word in ("subset", "acquisition") if word in words), "whole")
+        seen.append(f"{kind} {stop}" if stop else kind)
+        return train(*args, **options)
 
-        monkeypatch.setattr(f"tamis.metrics.{module}.train", counting)
+    monkeypatch.setattr("tamis.metrics.context.train", counting)
     return seen
+
+
+def test_a_campaign_compiles_its_network_once(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; what is compiled here is the network as it is."""
+    compiled: list[nn.Module] = []
+
+    def compiles(module: nn.Module) -> nn.Module:
+        compiled.append(module)
+        return module
+
+    metrics = get_metrics(["el2n", "memorization", "active-learning"])
+    expected = score(bundle, metrics, BRIEF, CPU)
+    monkeypatch.setattr("tamis.training.stepping._is_compiled", lambda recipe, device: True)
+    monkeypatch.setattr("tamis.training.stepping._compiled", compiles)
+    assert columns_of(score(bundle, metrics, BRIEF, CPU)) == columns_of(expected)
+    assert len(compiled) == 1
+    plan_campaign(bundle, metrics, BRIEF, CPU)
+    assert len(compiled) == 2  # of two trainings that are timed
 
 
 def columns_of(report: ScoreReport) -> dict[str, list[float]]:
@@ -162,12 +183,12 @@ def test_a_campaign_that_was_broken_off_goes_on(
         seen = counted_trainings(patch, fail_at=5)
         with pytest.raises(KeyboardInterrupt):
             score(bundle, metrics, BRIEF, CPU, test=test_bundle, work=work)
-    assert seen == ["whole_runs"] * 2 + ["subset_runs"] * 3
+    assert seen == ["whole"] * 2 + ["subset"] * 3
     plan = plan_campaign(bundle, metrics, BRIEF, CPU, test=test_bundle, work=work)
     assert [(part.n, part.n_done) for part in plan.work] == [(2, 2), (10, 3), (2, 0)]
     seen = counted_trainings(monkeypatch)
     resumed = score(bundle, metrics, BRIEF, CPU, test=test_bundle, work=work)
-    assert seen == ["subset_runs"] * 7 + ["acquisition"] * 2
+    assert seen == ["subset"] * 7 + ["acquisition"] * 2
     assert columns_of(resumed) == columns_of(undisturbed)
 
 
@@ -187,10 +208,10 @@ def test_metrics_that_are_added_later_use_what_is_there(
     assert columns_of(reused) == columns_of(at_once)
     # A third network is the only one that is new; another rate shares nothing.
     score(bundle, get_metrics(["forgetting"]), replace(BRIEF, models=3), CPU, work=tmp_path)
-    assert seen == ["whole_runs"]
+    assert seen == ["whole"]
     other = replace(BRIEF, recipe=replace(BRIEF.recipe, learning_rate=0.05))
     score(bundle, get_metrics(["forgetting"]), other, CPU, work=tmp_path)
-    assert seen == ["whole_runs"] * 3
+    assert seen == ["whole"] * 3
 
 
 def test_early_metrics_alone_train_no_further(
@@ -200,14 +221,14 @@ def test_early_metrics_alone_train_no_further(
     whole = score(bundle, get_metrics(["el2n", "loss"]), settings, CPU)
     seen = counted_trainings(monkeypatch)
     early = score(bundle, get_metrics(["el2n", "grand"]), settings, CPU)
-    assert seen == ["whole_runs 2"] * 3
+    assert seen == ["whole 2"] * 3
     assert columns_of(early)["el2n"] == columns_of(whole)["el2n"]
     seen.clear()
     score(bundle, get_metrics(["el2n-1"]), settings, CPU)
-    assert seen == ["whole_runs 2"]
+    assert seen == ["whole 2"]
     seen.clear()
     score(bundle, get_metrics(["el2n", "loss"]), settings, CPU)
-    assert seen == ["whole_runs", "whole_runs", "whole_runs 2"]
+    assert seen == ["whole", "whole", "whole 2"]
 
 
 def test_a_damaged_result_is_named(bundle: Bundle, tmp_path: Path) -> None:

@@ -69,9 +69,8 @@ def shift(
         return images
     grids = []
     for by in draw_shifts(example_ids, augmentation, epoch, side):
-        index = np.abs(np.arange(side) + by[:, None])
-        index = np.where(index >= side, 2 * (side - 1) - index, index)
-        grids.append(torch.from_numpy(index).to(images.device, non_blocking=True))
+        index = _from(by, images.device, side).abs()
+        grids.append(torch.where(index >= side, 2 * (side - 1) - index, index))
     rows, columns = grids
     each = torch.arange(len(images), device=images.device)
     return images[each[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -96,11 +95,19 @@ def cut_out(
         return images
     inside = []
     for first in draw_cutouts(example_ids, augmentation, epoch, side):
-        at = np.arange(side) - first[:, None]
-        covered = torch.from_numpy((at >= 0) & (at < size))
-        inside.append(covered.to(images.device, non_blocking=True))
+        at = _from(-first, images.device, side)
+        inside.append((at >= 0) & (at < size))
     rows, columns = inside
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], GREY)
+
+
+def _from(first: NDArray[np.int64], device: torch.device, side: int) -> Tensor:
+    """(b, side) int64: each number and those that follow it.
+
+    Counted on the device: what goes there is so small that the copy waits for none of its work.
+    """
+    begin = torch.from_numpy(first).to(device, non_blocking=True)
+    return begin[:, None] + torch.arange(side, device=device)
 
 
 def resize(

@@ -20,7 +20,7 @@ from tamis.metrics.context import Context
 from tamis.metrics.metric import FromRounds, Metric
 from tamis.metrics.store import Arrays
 from tamis.models.network import Network
-from tamis.training.loop import Seeds, n_steps, train
+from tamis.training.loop import Seeds
 from tamis_kernels import row_scores, select_top
 
 __all__ = ["METRICS", "SHARES", "Acquisition", "variation_ratio"]
@@ -121,15 +121,10 @@ class Acquisition:
         n = int(subset.sum())
         rest = context.ids[~subset]
         ensemble = _Checkpoints(context, rest, recipe.epochs - self.n_members)
-        train(
-            context.training(seeds, context.ids[subset]),
-            recipe,
-            context.bundle.n_classes,
-            steps=n_steps(n, n, recipe, "epochs"),
-            seeds=seeds,
-            device=context.device,
+        context.train(
+            seeds,
+            context.ids[subset],
             observer=ensemble,
-            progress=context.progress,
             label=f"score: acquisition round {number + 1} of {len(self.rounds)}",
         )
         unsure = ensemble.unsureness()

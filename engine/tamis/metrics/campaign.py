@@ -264,7 +264,9 @@ class _Campaign:
         """See :func:`plan_campaign`."""
         context = self.context
         recipe = context.settings.recipe
-        speed = measure_speed(context.bundle, recipe, context.device, context.in_memory)
+        speed = measure_speed(
+            context.bundle, recipe, context.device, context.in_memory, context.networks
+        )
         return make_plan(
             context,
             self._metrics,

@@ -18,15 +18,24 @@ from tamis.loaders.opening import choose_backend, open_loader
 from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.store import RunStore
 from tamis.progress import Progress
-from tamis.training.loop import Seeds, augmentation_for
+from tamis.training.loop import (
+    Extras,
+    Observer,
+    Seeds,
+    Trained,
+    augmentation_for,
+    n_steps,
+    train,
+)
 from tamis.training.records import environment
 from tamis.training.runs import EVALUATION_BATCH
+from tamis.training.stepping import NetworkCache
 
 __all__ = ["Context"]
 
 
 class Context:
-    """Decodes at most once, into memory where the set fits.
+    """Decodes at most once, into memory where the set fits, and compiles its network once.
 
     Args:
         bundle: What is scored.
@@ -49,6 +58,7 @@ class Context:
         self.bundle, self.test = bundle, test
         self.settings, self.device, self.progress = settings, device, progress
         self.store = store or RunStore(None)
+        self.networks = NetworkCache()
         # Decided once: every network and encoder of a campaign sees the same loader. Public for
         # encoders, whose images may have another size.
         self.backend = settings.loader
@@ -154,6 +164,43 @@ class Context:
             mode="train",
             seed=seeds.order,
             augmentation=augmentation_for(recipe, seeds),
+        )
+
+    def train(
+        self,
+        seeds: Seeds,
+        ids: NDArray[np.int64] | None = None,
+        *,
+        stop_after: int | None = None,
+        observer: Observer | None = None,
+        label: str,
+    ) -> Trained:
+        """Train a fresh network by the recipe, for its epochs of the examples or of some ids.
+
+        Args:
+            seeds: Of the network, the order and the augmentation.
+            ids: (k,) int64; None for all examples.
+            stop_after: See :func:`tamis.training.loop.train`.
+            observer: Watches the training.
+            label: Names it in the progress.
+
+        Raises:
+            As :func:`tamis.training.loop.train`.
+        """
+        recipe = self.settings.recipe
+        n = self.n_examples if ids is None else len(ids)
+        return train(
+            self.training(seeds, ids),
+            recipe,
+            self.bundle.n_classes,
+            steps=n_steps(n, n, recipe, "epochs"),
+            seeds=seeds,
+            device=self.device,
+            stop_after=stop_after,
+            observer=observer,
+            extras=Extras(networks=self.networks),
+            progress=self.progress,
+            label=label,
         )
 
     def shuffled(self, batch_size: int, seed: int) -> Loader:

@@ -10,14 +10,15 @@ import torch
 from tamis.bundles.bundle import Bundle
 from tamis.inference import infer
 from tamis.loaders.opening import open_loader
-from tamis.training.loop import Seeds, augmentation_for, train
+from tamis.training.loop import Extras, Seeds, augmentation_for, train
 from tamis.training.recipes import Recipe
 from tamis.training.runs import EVALUATION_BATCH
+from tamis.training.stepping import NetworkCache
 
 __all__ = ["Speed", "measure_speed"]
 
 _STEPS = 8  # timed after as many that warm up
-_IMAGES = 1024  # at most
+_IMAGES = 1024  # at most, unless a batch is larger
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,24 @@ class Speed:
         return n_examples * (self.image if self.in_memory else max(self.image, self.decode))
 
 
-def measure_speed(bundle: Bundle, recipe: Recipe, device: torch.device, in_memory: bool) -> Speed:
-    """Decode, train and infer with a few images. A second or two."""
-    ids = bundle.example_ids[: min(_IMAGES, bundle.n_examples)]
+def measure_speed(
+    bundle: Bundle,
+    recipe: Recipe,
+    device: torch.device,
+    in_memory: bool,
+    networks: NetworkCache | None = None,
+) -> Speed:
+    """Decode, train and infer with a few images. A second or two, and what compiling takes.
+
+    Args:
+        bundle: Its first images are used: a whole batch of them, where it has so many.
+        recipe: What is trained.
+        device: Where.
+        in_memory: For the result.
+        networks: Keeps what is compiled for the trainings that are planned.
+    """
+    ids = bundle.example_ids[: max(_IMAGES, recipe.batch_size)]
+    extras = Extras(networks=networks or NetworkCache())  # the second run compiles nothing
     some = {
         "resolution": recipe.resolution,
         "device": device,
@@ -69,7 +85,7 @@ def measure_speed(bundle: Bundle, recipe: Recipe, device: torch.device, in_memor
     for _ in range(2):
         trained = train(
             loader, recipe, max(2, bundle.n_classes), steps=_STEPS, seeds=Seeds.from_one(0),
-            device=device,
+            device=device, extras=extras,
         )  # fmt: skip
     evaluation = open_loader(
         bundle,

@@ -18,7 +18,7 @@ from tamis.metrics.label_errors import class_thresholds, confident_elsewhere, la
 from tamis.metrics.store import Arrays
 from tamis.models.network import Network
 from tamis.models.weights import weights_digest
-from tamis.training.loop import Seeds, n_steps, train
+from tamis.training.loop import Seeds
 from tamis_kernels import row_scores
 
 __all__ = ["BLOCK", "SubsetTrainings", "subset_mask"]
@@ -155,20 +155,9 @@ class SubsetTrainings:
 
     def train(self, number: int, *, label: str = "score") -> None:
         """Train one, from 0, and keep what it says."""
-        context, recipe = self._context, self._context.settings.recipe
-        mask = self._mask(number)
+        context = self._context
         seeds = Seeds.from_one(derived_seed(context.settings.seed, "subset", number))
-        n_kept = int(mask.sum())
-        trained = train(
-            context.training(seeds, context.ids[mask]),
-            recipe,
-            context.bundle.n_classes,
-            steps=n_steps(n_kept, n_kept, recipe, "epochs"),
-            seeds=seeds,
-            device=context.device,
-            progress=context.progress,
-            label=label,
-        )
+        trained = context.train(seeds, context.ids[self._mask(number)], label=label)
         name = self._name(number)
         self._context.store.save_model(name, trained.model)
         self._context.store.save(name, {"network": np.array(weights_digest(trained.model))})

@@ -18,7 +18,7 @@ from tamis.metrics.watching import RunWatch, column_name, snapshots
 from tamis.metrics.windows import early_part, window_length
 from tamis.models.network import Network
 from tamis.models.weights import weights_digest
-from tamis.training.loop import Observer, Seeds, n_steps, train
+from tamis.training.loop import Observer, Seeds
 
 __all__ = ["WholeRuns"]
 
@@ -122,21 +122,14 @@ class WholeRuns:
             whole: To the end.
             of: How many are to be trained, for whoever waits.
         """
-        context, recipe = self._context, self._context.settings.recipe
+        context = self._context
         seeds = Seeds.from_one(derived_seed(context.settings.seed, "whole", number))
-        n = context.n_examples
         watch = self._watch(context.ids) if whole else None
         evaluation = context.evaluation()
-        trained = train(
-            context.training(seeds),
-            recipe,
-            context.bundle.n_classes,
-            steps=n_steps(n, n, recipe, "epochs"),
-            seeds=seeds,
-            device=context.device,
+        trained = context.train(
+            seeds,
             stop_after=None if whole else self.early_epoch,
             observer=_EarlyEpoch(self, number, evaluation, watch),
-            progress=context.progress,
             label=f"score: network {number + 1}, {of} to train",
         )
         if watch is not None:

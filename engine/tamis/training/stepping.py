@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ class Stepping:
         self._recipe, self._objective, self._device = recipe, objective, device
         self._extras, self._workers = extras, extras.workers
         self._together: nn.parallel.DistributedDataParallel | None = None
-        self.compiled = recipe.compile and device.type == "cuda"
+        self.compiled = _is_compiled(recipe, device)
         self._is_cached = self.compiled and extras.networks is not None and self._workers.size == 1
         if self._is_cached:
             assert extras.networks is not None
@@ -218,7 +219,13 @@ class Stepping:
         )
 
 
+def _is_compiled(recipe: Recipe, device: torch.device) -> bool:
+    return recipe.compile and device.type == "cuda"
+
+
 def _compiled(module: nn.Module) -> nn.Module:
+    # Only heads multiply in float32, and their logits are to keep all digits.
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     made: nn.Module = torch.compile(module)  # type: ignore[assignment]
     return made
 
