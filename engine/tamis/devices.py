@@ -13,7 +13,7 @@ from tamis.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["autocast", "n_cores", "resolve_device", "use_threads"]
+__all__ = ["autocast", "multiplies_bfloat16", "n_cores", "resolve_device", "use_threads"]
 
 
 def n_cores() -> int:
@@ -64,9 +64,13 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
     """
     import torch
 
-    fast = device.type == "cuda" or _cpu_has_bf16()
     # Autocast's cache of cast weights is dropped at the end of each context.
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device))
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware does; of a CPU, what /proc/cpuinfo says."""
+    return device.type == "cuda" or _cpu_has_bf16()
 
 
 @cache

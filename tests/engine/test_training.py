@@ -29,7 +29,7 @@ from tamis.sources.opening import open_source
 from tamis.training.checkpoints import load_checkpoint, write_run
 from tamis.training.evaluation import evaluate
 from tamis.training.loop import Seeds, augmentation_for, n_steps, train
-from tamis.training.recipes import RECIPES, Recipe, get_recipe
+from tamis.training.recipes import RECIPES, Recipe, get_recipe, scoring_recipe
 from tamis.training.runs import RunOptions, train_on_bundle
 from tamis.training.selfsup import SelfsupSettings, contrastive_loss, random_views, train_encoder
 
@@ -239,6 +239,11 @@ def test_recipes_take_replacements_by_type() -> None:
     found = get_recipe("small", {"epochs": "3", "learning_rate": "1", "flip": "false"})
     assert (found.epochs, found.learning_rate, found.flip) == (3, 1.0, False)
     assert found.digest != get_recipe("small").digest
+    assert (
+        scoring_recipe("cifar-fast").label_smoothing == 0 < get_recipe("cifar-fast").label_smoothing
+    )
+    assert scoring_recipe("cifar-fast", {"label_smoothing": 0.1}).label_smoothing == 0.1
+    assert scoring_recipe("small") == get_recipe("small")
     for wrong, message in (
         ({"epochs": "3.5"}, "type int, found '3.5'"),
         ({"epochs": "many"}, "type int, found 'many'"),

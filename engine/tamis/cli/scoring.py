@@ -129,13 +129,13 @@ def score(
     from tamis.metrics.registry import get_metrics
     from tamis.metrics.settings import CampaignSettings
     from tamis.score_table import merge_columns, read_score_table, write_score_table
-    from tamis.training.recipes import get_recipe
+    from tamis.training.recipes import scoring_recipe
     from tamis.training.selfsup import SelfsupSettings
 
     cluster = cluster_options(executor, address, workers, cpus_per_worker, gpus_per_worker)
     wanted = get_metrics([name.strip() for name in metrics.split(",") if name.strip()])
     campaign = CampaignSettings(
-        get_recipe(recipe, parse_settings(settings)),
+        scoring_recipe(recipe, parse_settings(settings)),
         models=models,
         early_models=early_models,
         early_epoch=early_epoch,
@@ -307,7 +307,7 @@ def metrics(
     from tamis.metrics.plan import cost, measure_cost
     from tamis.metrics.registry import METRICS
     from tamis.metrics.settings import CampaignSettings
-    from tamis.training.recipes import get_recipe
+    from tamis.training.recipes import scoring_recipe
     from tamis.training.selfsup import SelfsupSettings
 
     refuse_without(
@@ -319,7 +319,7 @@ def metrics(
     if encoder is not None:
         parse_spec(encoder)  # refuses what no encoder is called
     campaign = CampaignSettings(
-        get_recipe(recipe, parse_settings(settings)),
+        scoring_recipe(recipe, parse_settings(settings)),
         models=models,
         early_models=early_models,
         early_epoch=early_epoch,

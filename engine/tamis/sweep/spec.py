@@ -11,7 +11,7 @@ import pydantic
 from tamis.metrics.settings import CampaignSettings
 from tamis.selection.settings import MOST_STRATA
 from tamis.training.early_stop import EarlyStop
-from tamis.training.recipes import Recipe, get_recipe
+from tamis.training.recipes import Recipe, get_recipe, scoring_recipe
 from tamis.training.selfsup import SelfsupSettings
 
 __all__ = ["EarlyStopRule", "ScoringSpec", "SweepSpec"]
@@ -58,7 +58,7 @@ class ScoringSpec(pydantic.BaseModel):
         own = self.recipe is None
         name, changes = (sweep.recipe[0], sweep.set) if own else (str(self.recipe), {})
         return CampaignSettings(
-            get_recipe(name, {**changes, **self.set}),
+            scoring_recipe(name, {**changes, **self.set}),
             models=self.models,
             early_models=self.early_models,
             early_epoch=self.early_epoch,

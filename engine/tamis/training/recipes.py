@@ -12,7 +12,7 @@ from typing import Any
 from tamis.errors import UsageError
 from tamis.loaders.settings import Decoding, Resample
 
-__all__ = ["RECIPES", "Recipe", "get_recipe"]
+__all__ = ["RECIPES", "Recipe", "get_recipe", "scoring_recipe"]
 
 
 _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
@@ -298,6 +298,15 @@ def get_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
             )
         values[key] = value
     return replace(recipe, **values)
+
+
+def scoring_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe for networks that score: as :func:`get_recipe`, with labels as they are.
+
+    Smoothed labels hold the logits of all that is learned together, which scores are to tell
+    apart. Whoever wants them passes ``label_smoothing``.
+    """
+    return get_recipe(name, {"label_smoothing": 0.0, **(overrides or {})})
 
 
 def _parsed(raw: Any) -> Any:

@@ -29,22 +29,23 @@ class NetworkCache:
     """Compiled networks, one of each kind: a run takes over what an earlier one compiled."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[Network, nn.Module]] = {}
+        self._kept: dict[str, tuple[Network, nn.Module, nn.Module]] = {}
 
-    def take(self, network: Network, device: torch.device) -> tuple[Network, nn.Module]:
+    def take(self, network: Network, device: torch.device) -> tuple[Network, nn.Module, nn.Module]:
         """The network in compiled form, with the weights of the argument.
 
         Returns:
-            The network on its device, and what to call with images.
+            The network on its device, and what to call with images: as it is, and compiled.
         """
         key = json.dumps([network.config, str(device)], sort_keys=True)
         if key not in self._kept:
             own = network.placed(device)
-            self._kept[key] = own, _compiled(Forward(own, device))
-        own, forward = self._kept[key]
+            made = Forward(own, device)
+            self._kept[key] = own, made, _compiled(made)
+        own, plain, compiled = self._kept[key]
         own.zero_grad(set_to_none=True)  # of a run that failed in the middle of a step
         own.load_state_dict(network.state_dict())
-        return own.train(), forward
+        return own.train(), plain, compiled
 
 
 class Stepping:
@@ -77,14 +78,13 @@ class Stepping:
         self._is_cached = self.compiled and extras.networks is not None and self._workers.size == 1
         if self._is_cached:
             assert extras.networks is not None
-            self.network, self._forward = extras.networks.take(network, device)
+            self.network, self._plain, self._forward = extras.networks.take(network, device)
         else:
             self.network = network.placed(device).train()
-            self._forward = self._workers.together(Forward(self.network, device), device)
-            if isinstance(self._forward, nn.parallel.DistributedDataParallel):
-                self._together = self._forward
-            if self.compiled:
-                self._forward = _compiled(self._forward)
+            self._plain = self._workers.together(Forward(self.network, device), device)
+            if isinstance(self._plain, nn.parallel.DistributedDataParallel):
+                self._together = self._plain
+            self._forward = _compiled(self._plain) if self.compiled else self._plain
         self._optimizers = Optimizers(self.network, recipe)
         self._average: dict[str, Tensor] | None = None
 
@@ -136,12 +136,15 @@ class Stepping:
         if self._workers.size > 1:
             whole = self._workers.sum(self._workers.tensor(float(n))).float()
         self._optimizers.set_progress(progress)
+        # Compiled for full batches alone: each other size would be compiled again, for one step.
+        is_full = n == self._recipe.batch_size // self._workers.size
+        forward = self._forward if is_full else self._plain
         found, total = [], torch.zeros((), device=self._device)
         n_parts = min(self._extras.accumulate, n)
         for i in range(n_parts):  # as a batch is shared out to processes
             part = slice(i * n // n_parts, (i + 1) * n // n_parts)
             with self._gradients_stay_here() if part.stop < n else nullcontext():
-                logits: Tensor = self._forward(images[part])
+                logits: Tensor = forward(images[part])
                 losses = self._objective.losses(logits, labels[part], images[part])
                 total = total + losses.detach().sum()
                 if self._extras.dynamic is not None:
@@ -226,7 +229,7 @@ def _is_compiled(recipe: Recipe, device: torch.device) -> bool:
 def _compiled(module: nn.Module) -> nn.Module:
     # Only heads multiply in float32, and their logits are to keep all digits.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
-    made: nn.Module = torch.compile(module)  # type: ignore[assignment]
+    made: nn.Module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
     return made
 
 
