@@ -235,6 +235,17 @@ def test_other_classes_in_the_test_set_are_refused(training: Bundle, sample_bund
         train_on_bundle(training, open_bundle(sample_bundle), SHORT, device=CPU)
 
 
+@pytest.mark.parametrize("width, batch_size", [(16, 100), (8, 400)])
+def test_the_fast_recipe_learns_grey_images_at_any_width(
+    training: Bundle, testing: Bundle, width: int, batch_size: int
+) -> None:
+    """Airbench's is for colour images, one width, and batches of 2000."""
+    changes = {"resolution": 16, "epochs": 4, "translate": 0, "flip": False, "flip_test": False}
+    recipe = get_recipe("cifar-fast", {**changes, "width": width, "batch_size": batch_size})
+    record = train_on_bundle(training, testing, recipe, device=CPU)[1]
+    assert record.test_accuracy > 0.9
+
+
 def test_recipes_take_replacements_by_type() -> None:
     found = get_recipe("small", {"epochs": "3", "learning_rate": "1", "flip": "false"})
     assert (found.epochs, found.learning_rate, found.flip) == (3, 1.0, False)

@@ -18,11 +18,15 @@ from tamis.training.recipes import RECIPES
 from tamis.training.runs import Keeping, RunOptions, train_on_bundle
 from tamis.training.workers import Workers
 
-pytestmark = pytest.mark.gpu
+# torch's own, of what it imports to compile.
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")]
 
 GPU = torch.device("cuda", 0)
 DIGITS = replace(RECIPES["digits"], epochs=4)
-FAST = replace(RECIPES["cifar-fast"], epochs=4, width=16, resolution=16, batch_size=100)
+FAST = replace(
+    RECIPES["cifar-fast"], epochs=4, width=16, resolution=16, batch_size=100, translate=0,
+    flip=False, alternating_flip=False, flip_test=False,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

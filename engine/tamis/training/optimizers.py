@@ -14,6 +14,7 @@ from tamis.training.recipes import Recipe
 __all__ = ["Muon", "Optimizers", "orthogonalised", "rate_factor"]
 
 _OTHERS_MOMENTUM = 0.85  # airbench94_muon's, of what Muon does not move
+_FEATURES = 256  # of the network that its rates were found for
 _WHITENING = 3 / 8  # share of the steps in which the bias of the whitening layer learns
 
 
@@ -157,18 +158,22 @@ def _muon(model: Network, recipe: Recipe) -> list[torch.optim.Optimizer]:
     head = [p for name, p in named if name.startswith("head.")]
     known = {id(p) for p in (*filters, *whitening, *head)}
     norms = [p for _, p in named if id(p) not in known]
+    # Rates are those of sums, and the loss is a mean. Logits are divided by the number of features:
+    # at one rate, they would move the faster the fewer there are.
+    times = recipe.batch_size * model.n_features / _FEATURES
+    norm_rate, head_rate = times * recipe.norm_rate, times * recipe.head_rate
 
     def group(params: list[nn.Parameter], rate: float, **more: float) -> dict[str, Any]:
         # Decay is multiplied by the rate, which it is not to depend on.
         decay = recipe.weight_decay / rate if rate else 0.0
         return {"params": params, "lr": rate, "weight_decay": decay, **more}
 
-    groups = [group(norms, recipe.norm_rate), group(head, recipe.head_rate)]
+    groups = [group(norms, norm_rate), group(head, head_rate)]
     if whitening:
-        groups.append(group(whitening, recipe.norm_rate, until=_WHITENING))
+        groups.append(group(whitening, norm_rate, until=_WHITENING))
     others = torch.optim.SGD(
         [one for one in groups if one["params"]],
-        lr=recipe.norm_rate,
+        lr=norm_rate,
         momentum=_OTHERS_MOMENTUM,
         nesterov=True,
     )

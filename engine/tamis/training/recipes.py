@@ -68,8 +68,9 @@ class Recipe:
         nesterov: Nesterov's momentum rather than the plain one; Muon's always is.
         weight_decay: On convolution and linear weights; none on norms and biases. With ``muon``:
             the share that a weight loses at the peak rate, of all but convolutions.
-        head_rate: With ``muon``: the head's rate.
-        norm_rate: With ``muon``: the rate of norms and biases.
+        head_rate: With ``muon``: the head's rate, and
+        norm_rate: that of norms and biases; of losses that are summed over the batch, and of
+            networks of 256 features.
         label_smoothing: Share of the target that goes to all classes alike.
         flip: Mirror half of the images.
         alternating_flip: Mirror each image in every other epoch, instead of at random.
@@ -244,11 +245,10 @@ RECIPES = {
             "digits", "small-resnet", 8, width=16, epochs=8, batch_size=64, learning_rate=0.1,
             flip=False,
         ),
-        # Jordan 2024, arXiv:2404.00498, with Muon (airbench94_muon), whose rates belong to sums
-        # over batches of 2000; here the loss is a mean.
+        # Jordan 2024, arXiv:2404.00498, with Muon (airbench94_muon).
         Recipe(
             "cifar-fast", "cifar-net", 32, width=64, epochs=8, batch_size=2000,
-            learning_rate=0.24, head_rate=0.67 * 2000, norm_rate=0.053 * 2000, momentum=0.6,
+            learning_rate=0.24, head_rate=0.67, norm_rate=0.053, momentum=0.6,
             optimizer="muon", schedule="linear", weight_decay=4e-3, label_smoothing=0.2,
             alternating_flip=True, translate=2, flip_test=True, compile=True,
         ),
