@@ -235,7 +235,7 @@ def test_other_classes_in_the_test_set_are_refused(training: Bundle, sample_bund
         train_on_bundle(training, open_bundle(sample_bundle), SHORT, device=CPU)
 
 
-@pytest.mark.parametrize("width, batch_size", [(16, 100), (8, 400)])
+@pytest.mark.parametrize(("width", "batch_size"), [(16, 100), (8, 400)])
 def test_the_fast_recipe_learns_grey_images_at_any_width(
     training: Bundle, testing: Bundle, width: int, batch_size: int
 ) -> None:
