@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -184,10 +187,11 @@ FALSE_PYTHON = """#!/bin/bash
 case "$*" in
     *gpu_option.missing*) echo all; exit ;;
     *"import ffcv"*) exit {whole} ;;
-    *"import xdist"*) exit 1 ;;
+    *"import xdist"*) exit {alone} ;;
     -) exit ;;
 esac
 echo "$*" >>{calls}
+[[ "$*" == {slow} ]] && echo "as far as it came" && sleep 77.25
 [[ "$*" == {failing} ]] && exit 3
 exit 0
 """
@@ -196,24 +200,32 @@ echo "$*" >>{calls}
 """
 
 
-def check_by_false_python(folder: Path, *arguments: str, failing: str, whole: bool = False) -> Any:
-    calls = folder / "calls"
-    calls.touch()
-    for name, text in (("python", FALSE_PYTHON), ("compute-sanitizer", FALSE_SANITIZER)):
+def false_machine(
+    folder: Path, *, failing: str = "nothing", slow: str = "nothing", whole: bool = False,
+    xdist: bool = False, sanitizer: bool = True,
+) -> dict[str, str]:  # fmt: skip
+    """An environment with a false interpreter and a false sanitizer, which note their calls."""
+    (folder / "calls").touch()
+    texts = {"python": FALSE_PYTHON} | ({"compute-sanitizer": FALSE_SANITIZER} if sanitizer else {})
+    for name, text in texts.items():
         script = folder / name
-        script.write_text(text.format(calls=calls, failing=failing, whole=int(not whole)))
+        facts = {"calls": folder / "calls", "failing": failing, "slow": slow}
+        script.write_text(text.format(**facts, whole=int(not whole), alone=int(not xdist)))
         script.chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return without_gpu(PYTHON=str(folder / "python"), PATH=path, TMPDIR=str(folder))
+
+
+def check_by_false_python(folder: Path, *arguments: str, **facts: Any) -> Any:
     done = subprocess.run(
         [TOOL, *arguments],
-        env=without_gpu(
-            PYTHON=str(folder / "python"), PATH=f"{folder}{os.pathsep}{os.environ['PATH']}"
-        ),
+        env=false_machine(folder, **facts),
         capture_output=True,
         text=True,
         check=False,
     )
     summary = done.stdout[done.stdout.index("== summary") :].splitlines()[1:]
-    return done.returncode, calls.read_text().splitlines(), summary
+    return done.returncode, (folder / "calls").read_text().splitlines(), summary
 
 
 def test_every_step_runs_and_passes(tmp_path: Path) -> None:
@@ -243,6 +255,32 @@ def test_a_failure_is_told_and_the_rest_still_runs(failing: str, line: str, tmp_
     assert "exit status 3" in told
     assert any(one.startswith("synccheck ") and " passed " in one for one in summary)
     assert any(one.startswith("bench/") for one in summary)
+
+
+def test_tests_share_the_cores_where_they_can_and_sanitizers_may_be_missing(tmp_path: Path) -> None:
+    status, calls, summary = check_by_false_python(tmp_path, "--quick", xdist=True, sanitizer=False)
+    assert status == 0
+    assert calls[0].startswith("-m pytest -q --require-gpu -p xdist --numprocesses 4 --noconftest")
+    assert sum(" not available " in line for line in summary) >= 3
+
+
+def test_who_ends_it_sees_how_far_it_was_and_leaves_nobody_running(tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        [TOOL, "--quick"],
+        env=false_machine(tmp_path, slow="*require-gpu*"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None
+    while "begun: synccheck" not in started.stdout.readline():
+        pass
+    while "require-gpu" not in (tmp_path / "calls").read_text():
+        time.sleep(0.01)
+    started.send_signal(signal.SIGTERM)
+    assert "as far as it came" in started.communicate(timeout=20)[0]
+    assert started.returncode == 130
+    assert not list(tmp_path.glob("tmp.*"))
+    assert not [one for one in psutil.process_iter(["cmdline"]) if "77.25" in one.info["cmdline"]]
 
 
 def test_quick_leaves_the_benchmarks_out(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware does; of a CPU, what /proc/cpuinfo says."""
+    """Whether a device's hardware multiplies bfloat16; of a CPU, as /proc/cpuinfo has it."""
     return device.type == "cuda" or _cpu_has_bf16()
 
 

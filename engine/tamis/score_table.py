@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.arrays import n_repeated
+from tamis.arrays import n_repeated, positions_of
 from tamis.atomic import atomic_path, refuse_other_suffix
 from tamis.bundles.bundle import Bundle
 from tamis.errors import ScoreTableError, first_line
@@ -147,10 +147,8 @@ class ScoreTable:
         self.check_bundle(bundle)
         out = np.isin(bundle.example_ids, self.left_out.ids)
         wanted = bundle.example_ids[~out]
-        order = np.argsort(self.example_ids, kind="stable")
-        places = np.searchsorted(self.example_ids, wanted, sorter=order)
-        rows = order[np.minimum(places, len(order) - 1)]
-        if not len(wanted) or not np.array_equal(self.example_ids[rows], wanted):
+        rows, missing = positions_of(wanted, self.example_ids)
+        if not len(wanted) or missing.any():
             raise ScoreTableError(
                 "score table",
                 expected=f"a score for each of the {bundle.n_examples} examples of {bundle.path}",

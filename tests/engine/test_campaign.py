@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from loading import memory_loader
 from tamis.agreement import compare_tables
@@ -21,12 +20,14 @@ from tamis.bundles.opening import open_bundle
 from tamis.devices import autocast
 from tamis.errors import BundleError, ScoreTableError, UsageError
 from tamis.hashing import derived_seed
+from tamis.loaders.batch import Loader
 from tamis.loaders.memory_loader import ImageSet, load_image_set
 from tamis.metrics.campaign import ScoreReport, plan_campaign, score
 from tamis.metrics.evidence import SubsetRuns
 from tamis.metrics.metric import FromSubsets, Metric, Needs, Snapshot
 from tamis.metrics.registry import METRICS, get_metrics
 from tamis.metrics.settings import CampaignSettings
+from tamis.metrics.speed import measure_speed
 from tamis.metrics.subset_runs import subset_mask
 from tamis.models.network import Network
 from tamis.prototypes import class_prototype_distance
@@ -149,26 +150,6 @@ def counted_trainings(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = Non
     return seen
 
 
-def test_a_campaign_compiles_its_network_once(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a GPU; what is compiled here is the network as it is."""
-    compiled: list[nn.Module] = []
-
-    def compiles(module: nn.Module) -> nn.Module:
-        compiled.append(module)
-        return module
-
-    metrics = get_metrics(["el2n", "memorization", "active-learning"])
-    expected = score(bundle, metrics, BRIEF, CPU)
-    monkeypatch.setattr("tamis.training.stepping._is_compiled", lambda recipe, device: True)
-    monkeypatch.setattr("tamis.training.stepping._compiled", compiles)
-    assert columns_of(score(bundle, metrics, BRIEF, CPU)) == columns_of(expected)
-    assert len(compiled) == 1
-    plan_campaign(bundle, metrics, BRIEF, CPU)
-    assert len(compiled) == 2  # of two trainings that are timed
-
-
 def columns_of(report: ScoreReport) -> dict[str, list[float]]:
     return {name: column.values.tolist() for name, column in report.table.columns.items()}
 
@@ -264,6 +245,25 @@ def test_a_plan_counts_what_is_missing(bundle: Bundle, test_bundle: Bundle) -> N
     for part in plan.work:
         assert part.seconds is not None
         assert part.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "shown"), [(64, (64, 384)), (300, (300, 300)), (1024, (1024, 400))]
+)
+def test_speed_is_measured_in_batches_of_one_size(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, batch_size: int, shown: tuple[int, int]
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watched(loader: Loader, *args: Any, **options: Any) -> Any:
+        seen.append((loader.batch_size, loader.n_examples))
+        return replace(train(loader, *args, **options), seconds=8.0)
+
+    monkeypatch.setattr("tamis.metrics.speed.train", watched)
+    recipe = replace(SHORT, batch_size=batch_size)
+    speed = measure_speed(bundle, recipe, CPU, in_memory=True)
+    assert seen == [shown, shown]
+    assert speed.step == pytest.approx(batch_size / min(shown))  # eight steps
 
 
 def test_what_a_plan_says_of_the_disk_is_what_is_written(bundle: Bundle, tmp_path: Path) -> None:

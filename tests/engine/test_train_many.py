@@ -52,42 +52,68 @@ def test_records_are_those_of_single_runs(digits_bundle: Path, tmp_path: Path) -
 class Graphs(list[tuple[int, ...]]):
     """The shapes of images that something was compiled for; it runs as it is."""
 
-    def compiled(self, module: nn.Module) -> Any:
-        """As on a GPU; what cannot be compiled as one graph is an error."""
-        return torch.compile(module, backend=self._take, fullgraph=True, dynamic=False)
+    _compile = staticmethod(torch.compile)
+
+    def compile(self, module: nn.Module, **options: Any) -> Any:
+        """In place of torch's; what cannot be compiled as one graph is an error."""
+        return self._compile(module, backend=self._take, fullgraph=True, **options)
 
     def _take(self, graph: Any, inputs: list[Tensor]) -> Any:
-        shapes = [tuple(one.shape) for one in inputs if one.dtype == torch.uint8]
-        self.extend(shapes)
+        self.extend(tuple(one.shape) for one in inputs if one.dtype == torch.uint8)
         return graph.forward
 
 
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    """What is compiled from now on, as on a GPU."""
+    torch.compiler.reset()
+    made = Graphs()
+    monkeypatch.setattr(torch, "compile", made.compile)
+    monkeypatch.setattr("tamis.training.stepping._is_compiled", lambda recipe, device: True)
+    return made
+
+
 def test_runs_of_all_sizes_share_what_is_compiled(
-    digits_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    digits_bundle: Path, request: pytest.FixtureRequest
 ) -> None:
     bundle = open_bundle(digits_bundle)
-    small = bundle.example_ids[:130]
-    fast = replace(RECIPES["cifar-fast"], epochs=1, width=4, resolution=16, batch_size=64)
     ids = bundle.example_ids
+    fast = replace(RECIPES["cifar-fast"], epochs=1, width=4, resolution=16, batch_size=64)
     specs = [
-        TrainSpec(fast, chosen, RunOptions(seed=seed))
-        for seed, chosen in enumerate([small, ids[:70], ids[:64], ids[:40], ids[:131], small])
+        TrainSpec(fast, ids[:size], RunOptions(seed=seed))
+        for seed, size in enumerate([130, 70, 64, 40, 131, 130])
     ]
     plain = list(train_many(bundle, bundle, specs, CPU))
-    graphs = Graphs()
-    monkeypatch.setattr("tamis.training.stepping._is_compiled", lambda recipe, device: True)
-    monkeypatch.setattr("tamis.training.stepping._compiled", graphs.compiled)
+    graphs = request.getfixturevalue("graphs")
     found = list(train_many(bundle, bundle, specs, CPU))
     assert [one.epoch_losses for one in found] == [one.epoch_losses for one in plain]
     assert graphs == [(64, 3, 16, 16)]
+    # One batch, and not a full one: nothing was compiled for it.
+    assert found[3].compile_seconds == 0 < found[0].compile_seconds
+
+
+def test_a_process_compiles_for_more_shapes_than_torch_would(
+    digits_bundle: Path, graphs: Graphs
+) -> None:
+    bundle = open_bundle(digits_bundle)
+    sizes = range(2, 11)  # torch stops after eight, and runs the others as they are
+    specs = [
+        TrainSpec(
+            replace(SHORT, batch_size=size),
+            bundle.example_ids[:size],
+            RunOptions(budget="epochs"),
+        )
+        for size in sizes
+    ]
+    assert len(list(train_many(bundle, bundle, specs, CPU))) == len(sizes)
+    assert graphs == [(size, 3, 8, 8) for size in sizes]
 
 
 @pytest.mark.parametrize("name", ["cifar-fast", "cifar-resnet18", "imagenet-rn50-16"])
-def test_what_is_compiled_is_one_graph(name: str) -> None:
+def test_what_is_compiled_is_one_graph(name: str, graphs: Graphs) -> None:
     recipe = RECIPES[name]
     assert recipe.compile
-    graphs, images = Graphs(), torch.zeros((2, 3, 32, 32), dtype=torch.uint8)
-    network = new_network(recipe, 10, 0).train()
-    logits = graphs.compiled(Forward(network, CPU))(images)
+    images = torch.zeros((2, 3, 32, 32), dtype=torch.uint8)
+    logits = torch.compile(Forward(new_network(recipe, 10, 0).train(), CPU))(images)
     assert logits.shape == (2, 10)
     assert graphs == [(2, 3, 32, 32)]

@@ -29,6 +29,11 @@ FAST = replace(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> None:
+    torch.compiler.reset()
+
+
 @pytest.fixture(scope="module")
 def bundle(digits_bundle: Path) -> Bundle:
     return open_bundle(digits_bundle)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis.arrays import positions_of
 from tamis.bundles.digest import content_digest, span_checksums
 from tamis.bundles.layout import Field, FieldType
 from tamis.bundles.spans import Span, map_spans
@@ -223,13 +224,7 @@ class Bundle:
             BundleError: An id that the bundle does not hold.
         """
         example_ids = np.asarray(example_ids, np.int64)
-        order = np.argsort(self.example_ids, kind="stable")
-        # Looked up in ascending order: at random, a million look-ups miss the cache.
-        asked = np.argsort(example_ids, kind="stable")
-        places = np.searchsorted(self.example_ids, example_ids[asked], sorter=order)
-        positions = np.empty(len(example_ids), np.int64)
-        positions[asked] = order[np.minimum(places, self.n_examples - 1)]
-        missing = self.example_ids[positions] != example_ids
+        positions, missing = positions_of(example_ids, self.example_ids)
         if missing.any():
             raise BundleError(
                 self.path,

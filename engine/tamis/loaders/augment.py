@@ -104,7 +104,7 @@ def cut_out(
 def _from(first: NDArray[np.int64], device: torch.device, side: int) -> Tensor:
     """(b, side) int64: each number and those that follow it.
 
-    Counted on the device: what goes there is so small that the copy waits for none of its work.
+    Counted on the device: copies of up to 64 KB, of 8,192 numbers, wait for none of its work.
     """
     begin = torch.from_numpy(first).to(device, non_blocking=True)
     return begin[:, None] + torch.arange(side, device=device)
@@ -131,10 +131,11 @@ def resize(
     Returns:
         (b, side, side, 3) uint8 on the same device.
     """
-    top, left, height, width = torch.from_numpy(boxes).to(images.device, torch.float32).T
+    sent = torch.from_numpy(boxes).to(images.device, non_blocking=True)
+    top, left, height, width = sent.float().T
     by_row = _weights(top, height, images.shape[1], side, how)
     by_column = _weights(left, width, images.shape[2], side, how)
-    mirrored = torch.from_numpy(flips).to(images.device)[:, None, None]
+    mirrored = torch.from_numpy(flips).to(images.device, non_blocking=True)[:, None, None]
     by_column = torch.where(mirrored, by_column.flip(1), by_column)
     # A caller who trains in bfloat16 does not want its rounding here.
     with torch.autocast(images.device.type, enabled=False):

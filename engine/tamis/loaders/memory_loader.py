@@ -213,7 +213,8 @@ class MemoryLoader(ScheduledLoader):
             boxes, side = self._boxes(ids, epoch), settings.resolution
             pixels = resize(pixels, boxes, flips, side, settings.resample)
         elif flips.any():
-            mirrored = torch.from_numpy(flips).to(pixels.device)[:, None, None, None]
+            mirrored = torch.from_numpy(flips).to(pixels.device, non_blocking=True)
+            mirrored = mirrored[:, None, None, None]
             pixels = torch.where(mirrored, pixels.flip(2), pixels)
         if settings.augmentation is not None:
             pixels = shift(pixels, ids, settings.augmentation, epoch)

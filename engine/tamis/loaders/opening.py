@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tamis.arrays import n_repeated, positions_of
 from tamis.bundles.bundle import Bundle
 from tamis.errors import UsageError
 from tamis.loaders.batch import Loader
@@ -153,23 +154,21 @@ def open_loader(
 
 
 def _positions(source: Bundle | ImageSet, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    n_distinct = len(np.unique(ids))
-    if n_distinct < len(ids):
+    if repeated := n_repeated(ids):
         raise UsageError(
             "selection",
             expected="each id once",
-            found=f"{len(ids)} ids, of which {n_distinct} differ",
+            found=f"{len(ids)} ids, of which {len(ids) - repeated} differ",
             do="leave the repeated ones out",
         )
     if isinstance(source, Bundle):
         return source.positions(ids)
-    known = {int(example_id): i for i, example_id in enumerate(source.example_ids)}
-    try:
-        return np.array([known[int(example_id)] for example_id in ids], np.int64)
-    except KeyError as error:
+    positions, missing = positions_of(ids, source.example_ids)
+    if missing.any():
         raise UsageError(
             "selection",
             expected="ids of the decoded examples",
-            found=str(error.args[0]),
+            found=str(ids[missing][0]),
             do="decode them, too",
-        ) from error
+        )
+    return positions

@@ -264,9 +264,7 @@ class _Campaign:
         """See :func:`plan_campaign`."""
         context = self.context
         recipe = context.settings.recipe
-        speed = measure_speed(
-            context.bundle, recipe, context.device, context.in_memory, context.networks
-        )
+        speed = measure_speed(context.bundle, recipe, context.device, context.in_memory)
         return make_plan(
             context,
             self._metrics,

@@ -19,7 +19,6 @@ from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.store import RunStore
 from tamis.progress import Progress
 from tamis.training.loop import (
-    Extras,
     Observer,
     Seeds,
     Trained,
@@ -29,13 +28,12 @@ from tamis.training.loop import (
 )
 from tamis.training.records import environment
 from tamis.training.runs import EVALUATION_BATCH
-from tamis.training.stepping import NetworkCache
 
 __all__ = ["Context"]
 
 
 class Context:
-    """Decodes at most once, into memory where the set fits, and compiles its network once.
+    """Decodes at most once, into memory where the set fits.
 
     Args:
         bundle: What is scored.
@@ -58,7 +56,6 @@ class Context:
         self.bundle, self.test = bundle, test
         self.settings, self.device, self.progress = settings, device, progress
         self.store = store or RunStore(None)
-        self.networks = NetworkCache()
         # Decided once: every network and encoder of a campaign sees the same loader. Public for
         # encoders, whose images may have another size.
         self.backend = settings.loader
@@ -198,7 +195,6 @@ class Context:
             device=self.device,
             stop_after=stop_after,
             observer=observer,
-            extras=Extras(networks=self.networks),
             progress=self.progress,
             label=label,
         )

@@ -54,7 +54,8 @@ class CampaignPlan:
     Attributes:
         work: What has to be trained.
         trainings: Sum of the missing work, in trainings on the whole set.
-        seconds: Estimate of the whole, decoding included, without what is not estimated.
+        seconds: Estimate of the whole, decoding and compiling included, without what is not
+            estimated.
         not_estimated: Metrics whose reading is not in it: clusters, neighbours and gradients, which
             need no training but may take minutes.
         state_bytes: Memory for statistics while a network trains, besides images and network.
@@ -95,10 +96,11 @@ def make_plan(
         work.append(_embedding_work(context, one, embeddings))
         disk += embeddings.bytes_of_selfsup * work[-1].missing
     decoding = speed.decode * n if speed.in_memory and any(part.missing for part in work) else 0.0
+    compiling = speed.compiling if any(part.trainings for part in work) else 0.0
     return CampaignPlan(
         tuple(part for part in work if part.n),
         sum(part.trainings for part in work),
-        decoding + sum(part.seconds or 0.0 for part in work),
+        decoding + compiling + sum(part.seconds or 0.0 for part in work),
         tuple(metric.name for metric in metrics if metric.reading_takes_long),
         whole.state_bytes if whole.full else 0,
         disk,
@@ -126,7 +128,10 @@ class _Seconds:
         return self._train(share) + members * self._speed.inference(round((1 - share) * self._n))
 
     def encoder(self) -> float | None:
-        """None where the encoder's network is not the recipe's."""
+        """None where the encoder's network is not the recipe's.
+
+        At the speed of the recipe's steps; on a GPU, where those are compiled, it takes longer.
+        """
         settings = self._settings
         if settings.encoder == "pixels" or settings.encoder.startswith("npy:"):
             return 0.0
@@ -209,7 +214,9 @@ def cost(metric: Metric, settings: CampaignSettings) -> float:
 def measure_cost(
     bundle: Bundle, settings: CampaignSettings, device: torch.device
 ) -> dict[str, float | None]:
-    """Metric name → seconds that it would take alone, decoding left out; a second or two.
+    """Metric name → seconds that it would take alone, without decoding and compiling.
+
+    Takes a second or two, and what compiling takes.
 
     None where an encoder's network was not measured.
     """

@@ -17,7 +17,7 @@ class CampaignSettings:
     """How scores are computed.
 
     Attributes:
-        recipe: Of the scoring networks.
+        recipe: Of the scoring networks, as of :func:`tamis.training.recipes.scoring_recipe`.
         models: Networks trained on the whole set, over which their metrics are averaged.
         early_models: Networks over which early metrics (EL2N, GraNd) are averaged; None takes
             ``models``. Those beyond ``models`` are trained up to the early epoch only.

@@ -10,15 +10,14 @@ import torch
 from tamis.bundles.bundle import Bundle
 from tamis.inference import infer
 from tamis.loaders.opening import open_loader
-from tamis.training.loop import Extras, Seeds, augmentation_for, train
+from tamis.training.loop import Seeds, augmentation_for, train
 from tamis.training.recipes import Recipe
 from tamis.training.runs import EVALUATION_BATCH
-from tamis.training.stepping import NetworkCache
 
 __all__ = ["Speed", "measure_speed"]
 
 _STEPS = 8  # timed after as many that warm up
-_IMAGES = 1024  # at most, unless a batch is larger
+_IMAGES = 1024  # at most, unless a GPU's batch is larger
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,14 @@ class Speed:
         image: Inference of one image.
         decode: Decoding one image, all cores at work.
         in_memory: Whether the set is decoded once.
+        compiling: The network, once; 0 where it is not compiled, or was in this process before.
     """
 
     step: float
     image: float
     decode: float
     in_memory: bool
+    compiling: float = 0.0
 
     def training(self, n_examples: int, recipe: Recipe, epochs: int) -> float:
         """Seconds of a training."""
@@ -47,24 +48,23 @@ class Speed:
         return n_examples * (self.image if self.in_memory else max(self.image, self.decode))
 
 
-def measure_speed(
-    bundle: Bundle,
-    recipe: Recipe,
-    device: torch.device,
-    in_memory: bool,
-    networks: NetworkCache | None = None,
-) -> Speed:
+def measure_speed(bundle: Bundle, recipe: Recipe, device: torch.device, in_memory: bool) -> Speed:
     """Decode, train and infer with a few images. A second or two, and what compiling takes.
 
     Args:
-        bundle: Its first images are used: a whole batch of them, where it has so many.
+        bundle: Its first images are used.
         recipe: What is trained.
         device: Where.
         in_memory: For the result.
-        networks: Keeps what is compiled for the trainings that are planned.
+
+    Raises:
+        As :func:`tamis.training.loop.train`.
     """
-    ids = bundle.example_ids[: max(_IMAGES, recipe.batch_size)]
-    extras = Extras(networks=networks or NetworkCache())  # the second run compiles nothing
+    # On a GPU in the recipe's batches, which alone are compiled; for a CPU two halves are a whole.
+    batch = recipe.batch_size if device.type == "cuda" else min(recipe.batch_size, _IMAGES)
+    shown = min(bundle.n_examples, max(1, _IMAGES // batch) * batch)
+    shown -= shown % min(batch, shown)  # no batch is smaller than the others
+    ids = bundle.example_ids[:shown]
     some = {
         "resolution": recipe.resolution,
         "device": device,
@@ -76,17 +76,19 @@ def measure_speed(
     loader = open_loader(
         bundle,
         backend="memory",
-        batch_size=recipe.batch_size,
+        batch_size=batch,
         mode="train",
         augmentation=augmentation_for(recipe, Seeds.from_one(0)),
         **some,  # type: ignore[arg-type]
     )
     decode = (time.perf_counter() - start) / len(ids)
-    for _ in range(2):
-        trained = train(
+    first, trained = (
+        train(
             loader, recipe, max(2, bundle.n_classes), steps=_STEPS, seeds=Seeds.from_one(0),
-            device=device, extras=extras,
-        )  # fmt: skip
+            device=device,
+        )
+        for _ in range(2)
+    )  # fmt: skip
     evaluation = open_loader(
         bundle,
         backend="memory",
@@ -98,5 +100,5 @@ def measure_speed(
         for outputs in infer(trained.model, evaluation, device):
             float(outputs.logits[0, 0])  # waits for the device
         image = (time.perf_counter() - start) / len(ids)
-    full = min(len(ids), recipe.batch_size) / recipe.batch_size  # of a batch, in a small set
-    return Speed(trained.seconds / _STEPS / full, image, decode, in_memory)
+    full = min(batch, shown) / recipe.batch_size
+    return Speed(trained.seconds / _STEPS / full, image, decode, in_memory, first.compile_seconds)

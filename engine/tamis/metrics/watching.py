@@ -89,7 +89,7 @@ class RunWatch:
             self._statistics.begin_epoch(epoch)
             self._epoch = epoch
         positions = self._sorter[np.searchsorted(self._sorted_ids, example_ids)]
-        at = torch.from_numpy(positions).to(logits.device)
+        at = torch.from_numpy(positions).to(logits.device, non_blocking=True)
         scores = score_and_update(logits, labels, self._statistics, at, distinct=True)
         for tracker in self._trackers:
             tracker.on_batch(epoch, at, logits, scores)

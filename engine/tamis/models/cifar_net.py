@@ -19,6 +19,7 @@ __all__ = ["CifarNet", "whitening_filters"]
 _PATCH = 2  # pixels
 _LEAST = 9  # pixels
 _EPS = 5e-4  # added to the variances of patches
+_FEATURES = 256  # of airbench's network, for which its rates were found
 
 
 def whitening_filters(images: Tensor, side: int, eps: float = _EPS) -> Tensor:
@@ -77,6 +78,11 @@ class CifarNet(Network):
         self.body = nn.Sequential(nn.GELU(), *stages, nn.AdaptiveMaxPool2d(1), nn.Flatten())
         with torch.no_grad():
             self.head.weight /= self.head.weight.std()
+
+    @property
+    def rate_share(self) -> float:
+        """Logits are divided by the features: at one rate, fewer would move them faster."""
+        return self.n_features / _FEATURES
 
     def prepare(self, images: Tensor) -> None:
         """Whiten patches of these images."""

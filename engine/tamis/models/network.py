@@ -44,6 +44,11 @@ class Network(nn.Module):
         """Width of :meth:`features`."""
         return self.head.in_features
 
+    @property
+    def rate_share(self) -> float:
+        """What Muon's recipes multiply their rates of the head and the norms by."""
+        return 1.0
+
     def placed(self, device: torch.device) -> Self:
         """Itself on a device, weights lying in channels-last memory as the images do."""
         return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -57,7 +57,8 @@ def plan_sweep(spec: SweepSpec, out: Path, device: torch.device | None) -> Sweep
     Args:
         spec: The sweep.
         out: Its folder, which need not be there.
-        device: Takes some steps of each recipe, a few seconds of each; None estimates nothing.
+        device: Takes some steps of each recipe, a few seconds of each and what compiling takes;
+            None estimates nothing.
 
     Raises:
         TamisError: As :class:`Sweep`.
@@ -109,7 +110,7 @@ def _training_seconds(sweep: Sweep, work: dict[Trial, int], device: torch.device
         timed = _plain(recipe, batch)
         speed = measure_speed(sweep.train, timed, device, in_memory=True)
         own = {trial: steps for trial, steps in work.items() if trial.recipe == name}
-        seconds += sum(own.values()) * speed.step * recipe.batch_size / batch
+        seconds += speed.compiling + sum(own.values()) * speed.step * recipe.batch_size / batch
         n_tests = len(own) * (1 if sweep.spec.early_stop is None else 2)
         seconds += n_tests * sweep.test.n_examples * speed.image
     return seconds

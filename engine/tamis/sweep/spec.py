@@ -25,7 +25,8 @@ class ScoringSpec(pydantic.BaseModel):
 
     Attributes:
         recipe: Of the scoring networks; the sweep's first one by default.
-        set: Values of that recipe to replace; the sweep's, where the recipe is the sweep's.
+        set: Values of that recipe to replace; before them the sweep's but for label smoothing,
+            where the recipe is the sweep's (see :func:`tamis.training.recipes.scoring_recipe`).
         models: As in :class:`tamis.metrics.settings.CampaignSettings`, like the next ones.
         early_models: As there.
         early_epoch: As there.
@@ -55,8 +56,10 @@ class ScoringSpec(pydantic.BaseModel):
         Raises:
             UsageError: An unknown recipe or value, or settings that contradict each other.
         """
-        own = self.recipe is None
-        name, changes = (sweep.recipe[0], sweep.set) if own else (str(self.recipe), {})
+        name, changes = str(self.recipe), {}
+        if self.recipe is None:
+            name, changes = sweep.recipe[0], sweep.set.copy()
+            changes.pop("label_smoothing", None)  # of what is retrained
         return CampaignSettings(
             scoring_recipe(name, {**changes, **self.set}),
             models=self.models,

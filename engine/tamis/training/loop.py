@@ -25,7 +25,7 @@ from tamis.training.networks import new_network
 from tamis.training.objective import Objective, Teacher
 from tamis.training.progress_file import ProgressFile
 from tamis.training.recipes import Recipe
-from tamis.training.stepping import NetworkCache, Stepping
+from tamis.training.stepping import Stepping
 from tamis.training.workers import Workers
 
 __all__ = [
@@ -106,7 +106,6 @@ class Extras:
         workers: Processes that train together.
         file: Where the run is kept while it is under way; None keeps nothing.
         stop: Asked after each step whether to end early.
-        networks: Compiled networks of earlier runs, to be used again.
         report: Told after each epoch.
     """
 
@@ -117,7 +116,6 @@ class Extras:
     workers: Workers = field(default_factory=Workers)
     file: ProgressFile | None = None
     stop: StopRequest = NEVER
-    networks: NetworkCache | None = None
     report: Callable[[EpochReport], None] | None = None
 
 
@@ -368,7 +366,7 @@ class _Run:
         logits, loss, n = self.stepping.step(batch, progress)
         self._losses.add(loss, n)
         self._taken, self._seen = self._taken + 1, self._seen + n
-        if len(self._step_seconds) < 2:
+        if self.stepping.compiled and len(self._step_seconds) < 2:
             self._step_seconds.append(time.perf_counter() - start)
         return logits
 
@@ -388,7 +386,7 @@ class _Run:
     @property
     def _compile_seconds(self) -> float:
         own = 0.0
-        if self.stepping.compiled and len(self._step_seconds) == 2:
+        if len(self._step_seconds) == 2:
             own = max(0.0, self._step_seconds[0] - self._step_seconds[1])
         return self._compiled_before + own
 

@@ -1,10 +1,10 @@
-"""Many runs on one pair of sets: decoded once, compiled once."""
+"""Many runs on one pair of sets, which are decoded once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from tamis.training.runs import (
     run_training,
     train_on_bundle,
 )
-from tamis.training.stepping import NetworkCache
 
 __all__ = ["TrainSpec", "Trainer", "train_many"]
 
@@ -51,7 +50,7 @@ class Trainer:
     """Runs one after the other on a training set and a test set.
 
     Each set is decoded once for each size of images, where it fits into memory and the recipe cuts
-    no random parts of whole images; of networks that are compiled each kind is compiled once.
+    no random parts of whole images.
     Memory: 3 · side² bytes an example of both sets, on the device.
 
     Args:
@@ -78,7 +77,6 @@ class Trainer:
         self._bundles, self._device = (training, testing), device
         self._workers, self._progress = workers, progress
         self._sets: dict[tuple[str, int, float, Resample, bool], ImageSet] = {}
-        self._networks = NetworkCache()
         self._fits: dict[int, bool] = {}
 
     def run(
@@ -97,12 +95,11 @@ class Trainer:
         start = time.perf_counter()
         recipe, (training, testing) = spec.recipe, self._bundles
         if self._has_to_stream(recipe):
-            extras = replace(spec.options.extras, networks=self._networks)
             return train_on_bundle(
                 training,
                 testing,
                 recipe,
-                replace(spec.options, extras=extras),
+                spec.options,
                 example_ids=spec.example_ids,
                 device=self._device,
                 observer=observer,
@@ -114,7 +111,6 @@ class Trainer:
         test_settings = LoaderSettings(EVALUATION_BATCH, recipe.test_side, **recipe.decoding)
         ids = training.example_ids if spec.example_ids is None else spec.example_ids
         options = full_options(spec.options, training, ids)
-        options = replace(options, extras=replace(options.extras, networks=self._networks))
         return run_training(
             MemoryLoader(images, settings, positions=positions, workers=self._workers),
             MemoryLoader(

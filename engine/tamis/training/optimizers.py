@@ -14,7 +14,6 @@ from tamis.training.recipes import Recipe
 __all__ = ["Muon", "Optimizers", "orthogonalised", "rate_factor"]
 
 _OTHERS_MOMENTUM = 0.85  # airbench94_muon's, of what Muon does not move
-_FEATURES = 256  # of the network that its rates were found for
 _WHITENING = 3 / 8  # share of the steps in which the bias of the whitening layer learns
 
 
@@ -158,9 +157,7 @@ def _muon(model: Network, recipe: Recipe) -> list[torch.optim.Optimizer]:
     head = [p for name, p in named if name.startswith("head.")]
     known = {id(p) for p in (*filters, *whitening, *head)}
     norms = [p for _, p in named if id(p) not in known]
-    # Rates are those of sums, and the loss is a mean. Logits are divided by the number of features:
-    # at one rate, they would move the faster the fewer there are.
-    times = recipe.batch_size * model.n_features / _FEATURES
+    times = recipe.batch_size * model.rate_share  # the loss is a mean
     norm_rate, head_rate = times * recipe.norm_rate, times * recipe.head_rate
 
     def group(params: list[nn.Parameter], rate: float, **more: float) -> dict[str, Any]:

@@ -69,8 +69,7 @@ class Recipe:
         weight_decay: On convolution and linear weights; none on norms and biases. With ``muon``:
             the share that a weight loses at the peak rate, of all but convolutions.
         head_rate: With ``muon``: the head's rate, and
-        norm_rate: that of norms and biases; of losses that are summed over the batch, and of
-            networks of 256 features.
+        norm_rate: that of norms and biases, for losses that are summed over a full batch.
         label_smoothing: Share of the target that goes to all classes alike.
         flip: Mirror half of the images.
         alternating_flip: Mirror each image in every other epoch, instead of at random.
@@ -304,7 +303,14 @@ def scoring_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Rec
     """A recipe for networks that score: as :func:`get_recipe`, with labels as they are.
 
     Smoothed labels hold the logits of all that is learned together, which scores are to tell
-    apart. Whoever wants them passes ``label_smoothing``.
+    apart.
+
+    Args:
+        name: As there.
+        overrides: As there; with ``label_smoothing`` it is what is asked for.
+
+    Raises:
+        UsageError: As there.
     """
     return get_recipe(name, {"label_smoothing": 0.0, **(overrides or {})})
 

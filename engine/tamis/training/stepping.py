@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from tamis.errors import WorkFailedError
 from tamis.loaders.batch import Batch
 from tamis.models.network import Network
-from tamis.models.registry import build_network
 from tamis.training.networks import Forward
 from tamis.training.objective import Objective
 from tamis.training.optimizers import Optimizers
@@ -22,30 +20,9 @@ from tamis.training.recipes import Recipe
 if TYPE_CHECKING:
     from tamis.training.loop import Extras
 
-__all__ = ["NetworkCache", "Stepping"]
+__all__ = ["Stepping"]
 
-
-class NetworkCache:
-    """Compiled networks, one of each kind: a run takes over what an earlier one compiled."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[Network, nn.Module, nn.Module]] = {}
-
-    def take(self, network: Network, device: torch.device) -> tuple[Network, nn.Module, nn.Module]:
-        """The network in compiled form, with the weights of the argument.
-
-        Returns:
-            The network on its device, and what to call with images: as it is, and compiled.
-        """
-        key = json.dumps([network.config, str(device)], sort_keys=True)
-        if key not in self._kept:
-            own = network.placed(device)
-            made = Forward(own, device)
-            self._kept[key] = own, made, _compiled(made)
-        own, plain, compiled = self._kept[key]
-        own.zero_grad(set_to_none=True)  # of a run that failed in the middle of a step
-        own.load_state_dict(network.state_dict())
-        return own.train(), plain, compiled
+_SHAPES = 64  # of networks and batches, that one process compiles
 
 
 class Stepping:
@@ -53,7 +30,7 @@ class Stepping:
 
     Attributes:
         network: On its device, in training mode.
-        compiled: Whether it is called in compiled form.
+        compiled: Whether the last step was that of a compiled network.
 
     Args:
         network: To be trained.
@@ -74,17 +51,12 @@ class Stepping:
         self._recipe, self._objective, self._device = recipe, objective, device
         self._extras, self._workers = extras, extras.workers
         self._together: nn.parallel.DistributedDataParallel | None = None
-        self.compiled = _is_compiled(recipe, device)
-        self._is_cached = self.compiled and extras.networks is not None and self._workers.size == 1
-        if self._is_cached:
-            assert extras.networks is not None
-            self.network, self._plain, self._forward = extras.networks.take(network, device)
-        else:
-            self.network = network.placed(device).train()
-            self._plain = self._workers.together(Forward(self.network, device), device)
-            if isinstance(self._plain, nn.parallel.DistributedDataParallel):
-                self._together = self._plain
-            self._forward = _compiled(self._plain) if self.compiled else self._plain
+        self.network = network.placed(device).train()
+        self._plain = self._workers.together(Forward(self.network, device), device)
+        if isinstance(self._plain, nn.parallel.DistributedDataParallel):
+            self._together = self._plain
+        self._compiled = _compiled(self._plain) if _is_compiled(recipe, device) else None
+        self.compiled = False
         self._optimizers = Optimizers(self.network, recipe)
         self._average: dict[str, Tensor] | None = None
 
@@ -138,7 +110,8 @@ class Stepping:
         self._optimizers.set_progress(progress)
         # Compiled for full batches alone: each other size would be compiled again, for one step.
         is_full = n == self._recipe.batch_size // self._workers.size
-        forward = self._forward if is_full else self._plain
+        forward = self._compiled if self._compiled is not None and is_full else self._plain
+        self.compiled = forward is self._compiled
         found, total = [], torch.zeros((), device=self._device)
         n_parts = min(self._extras.accumulate, n)
         for i in range(n_parts):  # as a batch is shared out to processes
@@ -185,16 +158,12 @@ class Stepping:
         return bool(total == 0)
 
     def result(self) -> Network:
-        """The trained network in evaluation mode; its own, whatever is trained next."""
-        network = self.network
-        if self._is_cached:
-            network = build_network(network.config).placed(self._device)
-            network.load_state_dict(self.network.state_dict())
+        """The trained network in evaluation mode."""
         if self._average is not None:
-            network.load_state_dict(self._average)
+            self.network.load_state_dict(self._average)
         # Norms of each process have seen their own last part: what is tested is what is saved.
-        self._workers.share(network)
-        return network.eval()
+        self._workers.share(self.network)
+        return self.network.eval()
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
@@ -227,8 +196,13 @@ def _is_compiled(recipe: Recipe, device: torch.device) -> bool:
 
 
 def _compiled(module: nn.Module) -> nn.Module:
+    """Compiled at its first step; torch then has it for all networks of the same shape."""
     # Only heads multiply in float32, and their logits are to keep all digits.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+    # Beyond the limit, which counts all shapes of a process, steps would run as they are. A sweep
+    # over recipes, or images that grow, need more than torch's eight.
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _SHAPES)
     made: nn.Module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
     return made
 

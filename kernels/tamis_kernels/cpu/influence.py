@@ -45,7 +45,8 @@ _ones: Callable[..., Any] = intrinsic(_generate_ones)
 @njit
 def _pack_word(flags, models, examples, word):
     """Fill word[i]: bit k tells flags[models[0] + k, examples[0] + i]; examples past the end 0."""
-    word[:] = 0
+    for i in range(len(word)):
+        word[i] = _I(0)
     n = examples[1] - examples[0]
     for model in range(models[0], models[1]):
         row, bit = flags[model, examples[0] : examples[1]], _I(model - models[0])
@@ -71,7 +72,8 @@ def _pack_rows(flags, start, rows):
     for w in range(rows.shape[1]):
         models = (w * 32, min(n_models, w * 32 + 32))
         _pack_word(flags, models, (start, min(n_examples, start + len(rows))), word)
-        rows[:, w] = word
+        for i in range(len(rows)):
+            rows[i, w] = word[i]
 
 
 @njit
@@ -119,7 +121,9 @@ def _reduce(overlaps, right, n_models, n_trained):
 @njit
 def _meet_tile(rows, tile, right, n_models, trained, overlaps, result):
     """Add one tile of test examples to result[example]: (largest, sum)."""
-    overlaps[:] = 0
+    for i in range(len(overlaps)):
+        for j in range(_TESTS):
+            overlaps[i, j] = _I(0)
     for w in range(0, rows.shape[1], _WORDS):
         part = tile[w * _TESTS : (w + _WORDS) * _TESTS]
         for i in range(len(trained)):
@@ -143,9 +147,8 @@ def _ratio(numerator, n_models, n_trained):
 def _pack_tiles(correct, tiles, right):
     for t in numba.prange(len(tiles)):
         _pack_tile(correct, t * _TESTS, tiles[t])
-        words = tiles[t].reshape(-1, _TESTS)
         for j in range(_TESTS):
-            right[t, j] = _count(words[:, j])
+            right[t, j] = _count(tiles[t, j::_TESTS])
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -162,10 +165,11 @@ def launch_influence(masks, correct, largest, total):
         n = min(n_train, start + _TRAIN) - start
         rows = np.empty((_TRAIN, n_words), np.int32)
         _pack_rows(masks, start, rows)
-        trained = np.array([_count(rows[i]) for i in range(n)])
+        trained, result = np.empty(n, np.int32), np.empty((n, 2), np.int64)
+        for i in range(n):
+            trained[i] = _count(rows[i])
+            result[i, 0], result[i, 1] = _NOTHING, np.int64(0)
         overlaps = np.empty((_TRAIN, _TESTS), np.int32)
-        result = np.zeros((_TRAIN, 2), np.int64)
-        result[:, 0] = _NOTHING
         for t in range(n_tiles):
             known = right[t, : min(_TESTS, n_test - t * _TESTS)]
             _meet_tile(rows, tiles[t], known, _I(n_models), trained, overlaps, result)
