@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tamis.bundles.bundle import Bundle
 from tamis.inference import infer
+from tamis.loaders.batch import Loader
 from tamis.loaders.opening import open_loader
 from tamis.training.loop import Seeds, augmentation_for, train
 from tamis.training.recipes import Recipe
@@ -65,22 +69,17 @@ def measure_speed(bundle: Bundle, recipe: Recipe, device: torch.device, in_memor
     shown = min(bundle.n_examples, max(1, _IMAGES // batch) * batch)
     shown -= shown % min(batch, shown)  # no batch is smaller than the others
     ids = bundle.example_ids[:shown]
-    some = {
-        "resolution": recipe.resolution,
-        "device": device,
-        "selection": ids,
-        "on_error": "skip",
-        **recipe.decoding,
-    }
+
+    def opened(ids: NDArray[np.int64], size: int, **more: Any) -> Loader:
+        return open_loader(
+            bundle, backend="memory", batch_size=size, resolution=recipe.resolution,
+            device=device, selection=ids, on_error="skip", **recipe.decoding, **more,
+        )  # fmt: skip
+
+    opened(ids[:1], 1)  # where nothing was decoded before, loops are compiled
     start = time.perf_counter()
-    loader = open_loader(
-        bundle,
-        backend="memory",
-        batch_size=batch,
-        mode="train",
-        augmentation=augmentation_for(recipe, Seeds.from_one(0)),
-        **some,  # type: ignore[arg-type]
-    )
+    augmentation = augmentation_for(recipe, Seeds.from_one(0))
+    loader = opened(ids, batch, mode="train", augmentation=augmentation)
     decode = (time.perf_counter() - start) / len(ids)
     first, trained = (
         train(
@@ -89,12 +88,7 @@ def measure_speed(bundle: Bundle, recipe: Recipe, device: torch.device, in_memor
         )
         for _ in range(2)
     )  # fmt: skip
-    evaluation = open_loader(
-        bundle,
-        backend="memory",
-        batch_size=EVALUATION_BATCH,
-        **some,  # type: ignore[arg-type]
-    )
+    evaluation = opened(ids, EVALUATION_BATCH)
     for _ in range(2):
         start = time.perf_counter()
         for outputs in infer(trained.model, evaluation, device):
