@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,7 +262,12 @@ def test_tests_share_the_cores_where_they_can_and_sanitizers_may_be_missing(tmp_
     status, calls, summary = check_by_false_python(tmp_path, "--quick", xdist=True, sanitizer=False)
     assert status == 0
     assert calls[0].startswith("-m pytest -q --require-gpu -p xdist --numprocesses 4 --noconftest")
-    assert sum(" not available " in line for line in summary) >= 3
+    if not (
+        shutil.which("compute-sanitizer")
+        or list(Path("/usr/local").glob("cuda*/bin/compute-sanitizer"))
+    ):
+        missing = {line.split()[0] for line in summary if "compute-sanitizer is not" in line}
+        assert missing == {"memcheck", "racecheck", "synccheck"}
 
 
 def test_who_ends_it_sees_how_far_it_was_and_leaves_nobody_running(tmp_path: Path) -> None:
@@ -272,9 +278,9 @@ def test_who_ends_it_sees_how_far_it_was_and_leaves_nobody_running(tmp_path: Pat
         text=True,
     )
     assert started.stdout is not None
-    while "begun: synccheck" not in started.stdout.readline():
-        pass
-    while "require-gpu" not in (tmp_path / "calls").read_text():
+    assert any("begun: synccheck" in line for line in started.stdout)
+    until = time.monotonic() + 20
+    while "require-gpu" not in (tmp_path / "calls").read_text() and time.monotonic() < until:
         time.sleep(0.01)
     started.send_signal(signal.SIGTERM)
     assert "as far as it came" in started.communicate(timeout=20)[0]

@@ -20,14 +20,12 @@ from tamis.bundles.opening import open_bundle
 from tamis.devices import autocast
 from tamis.errors import BundleError, ScoreTableError, UsageError
 from tamis.hashing import derived_seed
-from tamis.loaders.batch import Loader
 from tamis.loaders.memory_loader import ImageSet, load_image_set
 from tamis.metrics.campaign import ScoreReport, plan_campaign, score
 from tamis.metrics.evidence import SubsetRuns
 from tamis.metrics.metric import FromSubsets, Metric, Needs, Snapshot
 from tamis.metrics.registry import METRICS, get_metrics
 from tamis.metrics.settings import CampaignSettings
-from tamis.metrics.speed import measure_speed
 from tamis.metrics.subset_runs import subset_mask
 from tamis.models.network import Network
 from tamis.prototypes import class_prototype_distance
@@ -245,25 +243,6 @@ def test_a_plan_counts_what_is_missing(bundle: Bundle, test_bundle: Bundle) -> N
     for part in plan.work:
         assert part.seconds is not None
         assert part.seconds > 0
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "shown"), [(64, (64, 384)), (300, (300, 300)), (1024, (1024, 400))]
-)
-def test_speed_is_measured_in_batches_of_one_size(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, batch_size: int, shown: tuple[int, int]
-) -> None:
-    seen: list[tuple[int, int]] = []
-
-    def watched(loader: Loader, *args: Any, **options: Any) -> Any:
-        seen.append((loader.batch_size, loader.n_examples))
-        return replace(train(loader, *args, **options), seconds=8.0)
-
-    monkeypatch.setattr("tamis.metrics.speed.train", watched)
-    recipe = replace(SHORT, batch_size=batch_size)
-    speed = measure_speed(bundle, recipe, CPU, in_memory=True)
-    assert seen == [shown, shown]
-    assert speed.step == pytest.approx(batch_size / min(shown))  # eight steps
 
 
 def test_what_a_plan_says_of_the_disk_is_what_is_written(bundle: Bundle, tmp_path: Path) -> None:

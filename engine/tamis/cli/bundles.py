@@ -309,8 +309,8 @@ def _selected(
     parent: Bundle, scores: Path | None, embeddings: Path | None, settings: SelectionSettings
 ) -> NDArray[np.int64]:
     """Ids by the options of select; the table's paths, a million strings, end with this call."""
-    import numpy as np
 
+    from tamis.arrays import positions_of
     from tamis.encoders.embedding_file import map_embeddings
     from tamis.score_table import read_score_table, unscored_table
     from tamis.selection.selecting import select
@@ -324,8 +324,7 @@ def _selected(
         rows = table.rows_of(found.rows)
     table = table.for_bundle(parent)
     if rows is not None:  # in the order of the file's table; for_bundle may have taken a part of it
-        order = np.argsort(listed)
-        rows = rows[order[np.searchsorted(listed, table.example_ids, sorter=order)]]
+        rows = rows[positions_of(table.example_ids, listed)[0]]
     with show_progress() as progress:
         return select(table, settings, embeddings=rows, progress=progress).example_ids
 

@@ -18,14 +18,7 @@ from tamis.loaders.opening import choose_backend, open_loader
 from tamis.metrics.settings import CampaignSettings
 from tamis.metrics.store import RunStore
 from tamis.progress import Progress
-from tamis.training.loop import (
-    Observer,
-    Seeds,
-    Trained,
-    augmentation_for,
-    n_steps,
-    train,
-)
+from tamis.training.loop import Observer, Seeds, Trained, augmentation_for, n_steps, train
 from tamis.training.records import environment
 from tamis.training.runs import EVALUATION_BATCH
 

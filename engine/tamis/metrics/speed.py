@@ -22,6 +22,7 @@ __all__ = ["Speed", "measure_speed"]
 
 _STEPS = 8  # timed after as many that warm up
 _IMAGES = 1024  # at most, unless a GPU's batch is larger
+_CPU_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def measure_speed(bundle: Bundle, recipe: Recipe, device: torch.device, in_memor
     Raises:
         As :func:`tamis.training.loop.train`.
     """
-    # On a GPU in the recipe's batches, which alone are compiled; for a CPU two halves are a whole.
-    batch = recipe.batch_size if device.type == "cuda" else min(recipe.batch_size, _IMAGES)
+    # A GPU in the recipe's batches, which alone are compiled. A CPU, which a batch of thousands may
+    # take a minute, in parts: they take it as long as the whole.
+    batch = recipe.batch_size if device.type == "cuda" else min(recipe.batch_size, _CPU_BATCH)
     shown = min(bundle.n_examples, max(1, _IMAGES // batch) * batch)
     shown -= shown % min(batch, shown)  # no batch is smaller than the others
     ids = bundle.example_ids[:shown]

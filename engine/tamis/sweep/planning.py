@@ -19,8 +19,6 @@ from tamis.training.recipes import Recipe
 
 __all__ = ["SweepPlan", "plan_sweep"]
 
-_CPU_BATCH = 32  # timed in place of a full batch, which may take a CPU a minute
-
 
 @dataclass(frozen=True)
 class SweepPlan:
@@ -106,22 +104,18 @@ def _training_seconds(sweep: Sweep, work: dict[Trial, int], device: torch.device
     seconds = 0.0
     for name in dict.fromkeys(trial.recipe for trial in work):
         recipe = sweep.recipes[name]
-        batch = recipe.batch_size if device.type == "cuda" else min(recipe.batch_size, _CPU_BATCH)
-        timed = _plain(recipe, batch)
-        speed = measure_speed(sweep.train, timed, device, in_memory=True)
+        speed = measure_speed(sweep.train, _plain(recipe), device, in_memory=True)
         own = {trial: steps for trial, steps in work.items() if trial.recipe == name}
-        seconds += speed.compiling + sum(own.values()) * speed.step * recipe.batch_size / batch
+        seconds += speed.compiling + sum(own.values()) * speed.step
         n_tests = len(own) * (1 if sweep.spec.early_stop is None else 2)
         seconds += n_tests * sweep.test.n_examples * speed.image
     return seconds
 
 
-def _plain(recipe: Recipe, batch: int) -> Recipe:
+def _plain(recipe: Recipe) -> Recipe:
     """The recipe as far as its speed goes: images of one size, whole."""
     side = recipe.resolution
-    return replace(
-        recipe, batch_size=batch, random_crop=False, start_resolution=0, test_resolution=side
-    )
+    return replace(recipe, random_crop=False, start_resolution=0, test_resolution=side)
 
 
 def _memory(sweep: Sweep, device: torch.device | None) -> int:

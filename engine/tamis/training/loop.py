@@ -366,7 +366,7 @@ class _Run:
         logits, loss, n = self.stepping.step(batch, progress)
         self._losses.add(loss, n)
         self._taken, self._seen = self._taken + 1, self._seen + n
-        if self.stepping.compiled and len(self._step_seconds) < 2:
+        if self.stepping.was_compiled and len(self._step_seconds) < 2:
             self._step_seconds.append(time.perf_counter() - start)
         return logits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class Stepping:
 
     Attributes:
         network: On its device, in training mode.
-        compiled: Whether the last step was that of a compiled network.
+        was_compiled: Whether the last step was that of a compiled network.
 
     Args:
         network: To be trained.
@@ -56,7 +56,7 @@ class Stepping:
         if isinstance(self._plain, nn.parallel.DistributedDataParallel):
             self._together = self._plain
         self._compiled = _compiled(self._plain) if _is_compiled(recipe, device) else None
-        self.compiled = False
+        self.was_compiled = False
         self._optimizers = Optimizers(self.network, recipe)
         self._average: dict[str, Tensor] | None = None
 
@@ -111,7 +111,7 @@ class Stepping:
         # Compiled for full batches alone: each other size would be compiled again, for one step.
         is_full = n == self._recipe.batch_size // self._workers.size
         forward = self._compiled if self._compiled is not None and is_full else self._plain
-        self.compiled = forward is self._compiled
+        self.was_compiled = forward is self._compiled
         found, total = [], torch.zeros((), device=self._device)
         n_parts = min(self._extras.accumulate, n)
         for i in range(n_parts):  # as a batch is shared out to processes
@@ -203,8 +203,7 @@ def _compiled(module: nn.Module) -> nn.Module:
     # over recipes, or images that grow, need more than torch's eight.
     config: Any = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _SHAPES)
-    made: nn.Module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
-    return made
+    return cast("nn.Module", torch.compile(module, dynamic=False))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
