@@ -19,12 +19,14 @@ from tamis.training.recipes import RECIPES
 
 
 @pytest.mark.parametrize(
-    ("n", "batch_size", "shown", "whole_batches"),
+    ("n", "batch_size", "seconds_a_step", "shown"),
     [
-        (1200, 16, (16, 1024), 1.0),
-        (400, 64, (64, 384), 1.0),
-        (400, 300, (64, 384), 64 / 300),  # in parts, on a CPU
-        (40, 64, (64, 40), 40 / 64),
+        (1200, 16, 0.1, [(16, 1024)]),
+        (400, 64, 0.1, [(64, 384)]),
+        (400, 300, 0.3, [(64, 384)]),  # a part, on a CPU
+        (400, 300, 0.2, [(64, 384), (80, 400)]),  # a larger one takes it a quarter of a second
+        (400, 300, 0.01, [(64, 384), (300, 300)]),
+        (40, 64, 0.1, [(64, 40)]),
     ],
 )
 def test_it_is_measured_in_batches_of_one_size(
@@ -33,8 +35,8 @@ def test_it_is_measured_in_batches_of_one_size(
     monkeypatch: pytest.MonkeyPatch,
     n: int,
     batch_size: int,
-    shown: tuple[int, int],
-    whole_batches: float,
+    seconds_a_step: float,
+    shown: list[tuple[int, int]],
 ) -> None:
     cut(open_bundle(digits_bundle), tmp_path / "part.beton", np.arange(n))
     seen: list[tuple[int, int]] = []
@@ -42,12 +44,13 @@ def test_it_is_measured_in_batches_of_one_size(
     def watched(loader: Loader, *args: Any, **options: Any) -> Any:
         seen.append((loader.batch_size, loader.n_examples))
         trained = train(loader, *args, **options)
-        return replace(trained, seconds=float(trained.steps), compile_seconds=9.0 / len(seen))
+        seconds = trained.steps * seconds_a_step
+        return replace(trained, seconds=seconds, compile_seconds=9.0 / len(seen))
 
     monkeypatch.setattr("tamis.metrics.speed.train", watched)
     recipe = replace(RECIPES["digits"], width=4, batch_size=batch_size)
     bundle = open_bundle(tmp_path / "part.beton")
     speed = measure_speed(bundle, recipe, torch.device("cpu"), in_memory=True)
-    assert seen == [shown, shown]
-    assert speed.step == pytest.approx(1 / whole_batches)
+    assert seen == [one for one in shown for _ in range(2)]
+    assert speed.step == pytest.approx(seconds_a_step * batch_size / min(shown[-1]))
     assert speed.compiling == 9  # the first training's
