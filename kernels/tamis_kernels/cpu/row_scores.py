@@ -33,53 +33,60 @@ __all__ = ["launch"]
 _SUMS = {"reassoc", "nsz", "contract", "arcp"}
 _F = np.float32
 _INF = _F(np.inf)
-_NOTHING = np.int32(-0x800000)  # the bits of −∞
 _FEW = 64  # classes
 _BLOCK = 256  # rows that are finished together
 # Logits up to which one thread scores them: others would be woken for some microseconds of work,
 # and then look out for more while whoever trains wants their cores.
 _LITTLE = 1 << 16
-# Classes whose terms are added up in float32 before float64 takes over: with the four lanes of the
-# narrowest CPUs 32 additions each, whose roundings, all to one side, come to less than 1e-6.
-_SUMMED = 128
-_AHEAD = 8192  # classes up to which the next row is fetched meanwhile; longer ones the CPU foresees
+# Classes whose terms are added up in float32 before float64 takes over. With eight lanes 32 roundings
+# each, which may all go to one side and then come to 0.6e-6, with four lanes 1.0e-6.
+_SUMMED = 256
+_AHEAD = 8192  # classes up to which a later row is fetched meanwhile; longer ones the CPU foresees
 _LANES = 64  # a scratch row's length is a multiple of it
 
 
 @njit
 def _take_row(row, kind, label, z):
-    """Copy a row to z with −∞ for the label; gives the largest of the others.
+    """Copy a row to z, whose end stays −∞, with −∞ for the label; gives the largest of the others.
 
     As integers, because LLVM does not vectorise a maximum that knows NaN.
     """
-    top, label = np.int32(-0x80000000), np.int32(label)
-    for j in range(np.int32(len(row))):
-        bits = bits_of(number(row[j], kind))
-        bits = _NOTHING if np.int32(j) == label else bits
-        z[j] = float_of(bits)
-        top = max(top, order_key(bits))
+    for j in range(len(row)):
+        z[j] = number(row[j], kind)
+    z[label] = -_INF
+    top = np.int32(-0x80000000)
+    for j in range(len(z)):
+        top = max(top, order_key(bits_of(z[j])))
     return float_of(order_key(top))
 
 
+@njit
+def _shift(peak):
+    """What is taken from all: the peak, or nothing from −∞, from which it would leave NaN."""
+    return _F(0.0) if peak == -_INF else peak
+
+
 @njit(fastmath={"contract"})
-def _term(g):
-    """eᵍ of a value below the peak; 0 at the peak, and from ``LOWEST`` on, where g is clamped."""
-    return _F(0.0) if (g == LOWEST) | (g == _F(0.0)) else exp_within(g)
+def _below(z, peak):
+    """z − peak, not below ``LOWEST``: −∞ · 0 would be NaN."""
+    g = z - peak
+    return LOWEST if g < LOWEST else g
 
 
 @njit(fastmath=_SUMS)
 def _sums(z, n, peak):
     """Σe, Σe², Σe·|g| over the values below the peak, and how many equal it; g = z − peak.
 
-    A NaN makes Σe·|g| NaN; the others may come out as any number.
+    A NaN makes Σe·|g| NaN; the others may come out as any number. All numbers are of 32 bits, or
+    LLVM would take as many at once as there are lanes for the longest.
     """
-    total, squares, weighted, n_top = _F(0.0), _F(0.0), _F(0.0), np.int32(0)
-    shift = _F(0.0) if peak == -_INF else peak  # −∞ − (−∞) would be NaN
+    total, squares, weighted, n_top = _F(0.0), _F(0.0), _F(0.0), _F(0.0)
+    shift = _shift(peak)
     for j in range(n):
-        g = z[j] - shift
-        g = LOWEST if g < LOWEST else g  # −∞ · 0 would be NaN
-        n_top += np.int32(1) if g == _F(0.0) else np.int32(0)
-        e = _term(g)
+        g = _below(z[j], shift)
+        # z is compared, not g: of g = 0 LLVM would make a second case above.
+        n_top += _F(1.0) if z[j] == shift else _F(0.0)
+        e = _F(0.0) if z[j] == shift else exp_within(g)
         total += e
         squares += e * e
         weighted -= e * g
@@ -103,8 +110,8 @@ def _long_rows(logits, kind, labels, rows, z, parts):
         label = labels[row]
         own = number(logits[row, label], kind)
         peak = _take_row(logits[row], kind, label, z)
-        total, squares, weighted, n_top = 0.0, 0.0, 0.0, 0
-        following = min(row + 1, len(logits) - 1)
+        total, squares, weighted, n_top = 0.0, 0.0, 0.0, 0.0
+        following = min(row + 2, len(logits) - 1)  # the next one would come too late
         for start in range(0, len(z), _SUMMED):  # float32 would drift over a hundred thousand
             if n_classes <= _AHEAD:
                 fetch_row(logits, following, start, start + _SUMMED)
@@ -141,10 +148,10 @@ def _short_rows(logits, kind, labels, rows, z, parts):
     total, squares, weighted, n_top = parts[2], parts[3], parts[4], parts[5]
     for j in range(n_classes):
         for i in range(n):
-            g = z[j, i] - (_F(0.0) if peak[i] == -_INF else peak[i])  # −∞ − (−∞) would be NaN
-            g = LOWEST if g < LOWEST else g
-            n_top[i] += _F(1.0) if g == _F(0.0) else _F(0.0)
-            e = _term(g)
+            shift = _shift(peak[i])
+            g = _below(z[j, i], shift)
+            n_top[i] += _F(1.0) if z[j, i] == shift else _F(0.0)
+            e = _F(0.0) if z[j, i] == shift else exp_within(g)
             total[i] += e
             squares[i] += e * e
             weighted[i] -= e * g

@@ -33,12 +33,13 @@ __all__ = [
 
 _F = np.float32
 
-LOWEST = _F(-87.0)
-"""Where exponentials end: e to it is still a normal number."""
+LOWEST = _F(-88.0)
+"""Where exponentials end: e to it is zero, as from −87.7 on."""
 
 _LOG2E = _F(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # high has few bits: n · high is exact
-_ROUND = _F(12582912.0)  # 1.5 · 2²³: adding it leaves the nearest integer in the low bits
+# 1.5 · 2²³ leaves the nearest integer in the low bits of a sum; 127 makes it an exponent's bits.
+_ROUND = _F(12582912.0 + 127.0)
 _LINE = 64  # bytes of a cache line
 _SQRT_HALF = _F(0.70710678)
 # (eʳ − 1 − r) / r² on |r| ≤ ln 2 / 2, lowest power first: fitted so that the largest relative error
@@ -170,17 +171,21 @@ def square_norm(row, kind):
 
 @njit(fastmath={"contract"})
 def exp_within(x):
-    """eˣ for −87 ≤ x ≤ 0, exactly 1 at 0; of any other x, NaN included, it may be any number."""
+    """eˣ for −88 ≤ x ≤ 0, exactly 1 at 0; of any other x, NaN included, it may be any number.
+
+    Zero from −87.7 on, where an exponent has no bits left. Not at −87.3, below which they are
+    subnormal: of them a few are left.
+    """
     shifted = x * _LOG2E + _ROUND
     n = shifted - _ROUND
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     p = (((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _F(1.0)) * r + _F(1.0)
-    return float_of(np.int32(bits_of(p) + np.int32(bits_of(shifted) << 23)))
+    return p * float_of(np.int32(bits_of(shifted) << 23))
 
 
 @njit(fastmath={"contract"})
 def exp_neg(x):
-    """eˣ for x ≤ 0; exactly 1 at 0, e⁻⁸⁷ below −87, NaN for NaN."""
+    """eˣ for x ≤ 0; exactly 1 at 0, 0 from −87.7 on, NaN for NaN."""
     power = exp_within(LOWEST if x < LOWEST else x)
     return power if x == x else x
 
