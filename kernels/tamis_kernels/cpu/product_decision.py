@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tamis_kernels.cpu.product_rows import LARGE, load_row
+from tamis_kernels.cpu.product_rows import FETCHED, LARGE, load_row
 from tamis_kernels.cpu.vector_math import fetch_row, float_of
 
 __all__ = ["decide"]
@@ -14,7 +14,6 @@ _F = np.float32
 _BIG = _F(3e38)
 _TINY, _HUGE = 1e-30, 1e30
 _LANES = 64  # by which scores are looked through
-_FETCHED = 4096  # bytes of a row that are fetched ahead; the rest the CPU foresees
 # A bfloat16 has eight bits: half a unit in the last place, and a hair for the bound's own rounding.
 _BFLOAT16_UNIT = _F(2.0**-8 * 1.01)
 # Sums may be re-ordered: the bounds hold for any order.
@@ -22,56 +21,59 @@ _SUM = {"contract", "reassoc", "nsz"}
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _values(scores, step, scale, half_norms, values, tops):
-    """Fill values, and tops[lane] with the largest of values[lane], values[lane + _LANES], …
+def _values(products, step, scale, half_norms, values):
+    """Fill values with product − ‖p'‖²/2 of each prototype; of what is behind them, nothing."""
+    if products.itemsize == 2:  # bits of bfloat16; scale is 1
+        for j in range(products.size):
+            values[j] = float_of(np.int32(np.int32(products[j]) << 16)) - half_norms[j]
+    else:
+        for j in range(products.size):
+            values[j] = _F(products[j]) * (step * scale[j]) - half_norms[j]
 
-    Largest by lane, because that of neighbours would need sums across a vector's lanes.
+
+@njit(nogil=True, fastmath={"nnan", "nsz"})
+def _largest_two(values, firsts, seconds):
+    """Fill the largest and the second largest of values[lane], values[lane + _LANES], … by lane.
+
+    By lane, because those of neighbours would need steps across a vector's lanes. No value is NaN.
     """
-    tops[:] = -_BIG
-    for start in range(0, scores.size, _LANES):
-        stop = min(start + _LANES, scores.size)
-        products, norms, out = scores[start:stop], half_norms[start:stop], values[start:stop]
-        if scores.itemsize == 2:  # bits of bfloat16; scale is 1
-            for lane in range(out.size):
-                out[lane] = float_of(np.int32(np.int32(products[lane]) << 16)) - norms[lane]
-        else:
-            factors = scale[start:stop]
-            for lane in range(out.size):
-                out[lane] = _F(products[lane]) * (step * factors[lane]) - norms[lane]
-        for lane in range(out.size):
-            tops[lane] = out[lane] if out[lane] > tops[lane] else tops[lane]
+    for lane in range(_LANES):
+        firsts[lane], seconds[lane] = values[lane], -_BIG
+    for start in range(_LANES, values.size, _LANES):
+        part = values[start : start + _LANES]
+        for lane in range(_LANES):
+            value, first, second = part[lane], firsts[lane], seconds[lane]
+            lesser = value if value < first else first
+            firsts[lane] = value if value > first else first
+            seconds[lane] = lesser if lesser > second else second
 
 
 @njit(nogil=True)
-def _second_largest(values, tops):
-    """The second largest value; equal to the largest where that stands twice."""
-    first, second, top_lane = -_BIG, -_BIG, 0
+def _second_largest(firsts, seconds):
+    """Of all lanes; equal to the largest where that stands twice."""
+    first, second = -_BIG, -_BIG
     for lane in range(_LANES):
-        if tops[lane] > first:
-            first, second, top_lane = tops[lane], first, lane
-        elif tops[lane] > second:
-            second = tops[lane]
-    seen = False
-    for j in range(top_lane, values.size, _LANES):
-        value = values[j]
-        if value > second:
-            if value == first and not seen:
-                seen = True
-            else:
-                second = value
+        value = firsts[lane]
+        lesser = value if value < first else first
+        first = value if value > first else first
+        second = max(second, max(lesser, seconds[lane]))
     return second
 
 
 @njit(nogil=True)
-def _collect(values, tops, threshold, n_prototypes, candidates):
-    """Fill candidates, lane by lane, with the prototypes from the threshold on; gives how many."""
-    n = 0
+def _collect(values, firsts, threshold, n_prototypes, lanes, candidates):
+    """Fill candidates, lane by lane, with the prototypes from the threshold on; gives how many.
+
+    Each is written, and kept by going on behind it: a CPU cannot guess which will be.
+    """
+    n_lanes, n = 0, 0
     for lane in range(_LANES):
-        if tops[lane] >= threshold:
-            for j in range(lane, n_prototypes, _LANES):
-                if values[j] >= threshold:
-                    candidates[n] = j
-                    n += 1
+        lanes[n_lanes] = lane
+        n_lanes += firsts[lane] >= threshold
+    for a in range(n_lanes):
+        for j in range(lanes[a], n_prototypes, _LANES):
+            candidates[n] = j
+            n += values[j] >= threshold
     return n
 
 
@@ -88,15 +90,12 @@ def _tighten(values, half_norms, errors, of_row, candidates, n, upper):
         bound += _F(1.02) * rounding * abs(values[j] + half_norms[j])
         upper[a] = values[j] + bound * _F(1.0001)
         lower = values[j] - bound * _F(1.0001)
-        if lower > first:
-            first, second = lower, first
-        elif lower > second:
-            second = lower
+        second = max(second, min(first, lower))
+        first = max(first, lower)
     kept = 0
     for a in range(n):
-        if upper[a] >= second:
-            candidates[kept] = candidates[a]
-            kept += 1
+        candidates[kept] = candidates[a]
+        kept += upper[a] >= second
     return kept
 
 
@@ -136,15 +135,12 @@ def _filter(row, factor, exact, inverse_norms, unit, candidates, n, lowest):
             error += _F(2.0**-20) * np.sqrt(square) + _F(2.0**-40)
         lowest[a] = square - error
         upper = square + error
-        if upper < first:
-            first, second = upper, first
-        elif upper < second:
-            second = upper
+        second = min(second, max(first, upper))
+        first = min(first, upper)
     kept = 0
     for a in range(n):
-        if not (lowest[a] > second):
-            candidates[kept] = candidates[a]
-            kept += 1
+        candidates[kept] = candidates[a]
+        kept += not (lowest[a] > second)
     return kept
 
 
@@ -170,8 +166,10 @@ def decide(
     """Fill the outputs of the rows from the scores of one chunk."""
     index, distance, second_distance = outputs
     n_prototypes = exact.shape[0]
-    values, tops = np.empty(scale.size, np.float32), np.empty(_LANES, np.float32)
-    candidates = np.empty(n_prototypes, np.int64)
+    length = (scale.size + _LANES - 1) // _LANES * _LANES
+    values = np.full(length, -_BIG, np.float32)
+    firsts, seconds = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32)
+    lanes, candidates = np.empty(_LANES, np.int64), np.empty(n_prototypes, np.int64)
     lowest = np.empty(n_prototypes, np.float32)
     norm_p, residual_p, half_p, summing = largest
     # What float32 holds accurately, factors of unit vectors included.
@@ -185,20 +183,21 @@ def decide(
             index[rows[i]] = 0
             distance[rows[i]] = second_distance[rows[i]] = np.nan
             continue
-        fetch_row(x, rows[min(i + 1, rows.size - 1)], 0, _FETCHED // x.itemsize)
+        fetch_row(x, rows[min(i + 1, rows.size - 1)], 0, FETCHED // x.itemsize)
         load_row(x, kind, rows[i], row)
         n = n_prototypes
         if norm < LARGE:
-            _values(scores[i], step, scale, half_norms, values, tops)
+            _values(scores[i], step, scale, half_norms, values)
+            _largest_two(values, firsts, seconds)
             bound = residual * norm_p + norm * residual_p
             bound += (summing + _F(2.0**-20)) * (norm * norm_p + half_p)
-            second_value = _second_largest(values, tops)
+            second_value = _second_largest(firsts, seconds)
             if scores.itemsize == 2:
                 # The product itself was rounded, by a share of itself that shrinks more slowly
                 # than values fall: what holds at the second largest holds below it.
                 bound += _F(1.6) * _BFLOAT16_UNIT * (abs(second_value) + half_p)
             threshold = second_value - _F(2.02) * bound
-            n = _collect(values, tops, threshold, n_prototypes, candidates)
+            n = _collect(values, firsts, threshold, n_prototypes, lanes, candidates)
             if n > 3:
                 rounding = _BFLOAT16_UNIT if scores.itemsize == 2 else _F(0.0)
                 own = (residual, norm, summing + _F(2.0**-20), rounding)

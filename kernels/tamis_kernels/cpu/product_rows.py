@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tamis_kernels.cpu.vector_math import bits_of, float_of, half_to_float, square_norm
+from tamis_kernels.cpu.vector_math import bits_of, fetch_row, float_of, half_to_float, square_norm
 
-__all__ = ["LARGE", "load_row", "round_rows"]
+__all__ = ["FETCHED", "LARGE", "load_row", "round_rows"]
 
 _F = np.float32
 # Rows of which float32 could not hold the squares, or could not hold them accurately.
 _SMALL = _F(1e-12)
 LARGE = _F(1e15)
 """Norms from here on, after the table's scaling, are beyond what products serve."""
+
+FETCHED = 4096
+"""Bytes of a row that are fetched ahead; the rest the CPU foresees."""
 
 # Sums may be re-ordered: the bounds hold for any order.
 _SUM = {"contract", "reassoc", "nsz"}
@@ -97,6 +100,7 @@ def round_rows(x, kind, rows, unit, centre, inverse_size, row, operand, sizes, f
     round_up = _F(1 + (n_dimensions + 8) * 2.0**-24)  # of a sum of d terms in any order
     lengths = np.sqrt(square_norm(centre, 0))
     for i in range(rows.size):
+        fetch_row(x, rows[min(i + 2, rows.size - 1)], 0, FETCHED // x.itemsize)
         load_row(x, kind, rows[i], row)
         factor = 1.0 / np.sqrt(square_norm(row, 0)) if unit else 1.0
         _centre_row(row, factor, centre, inverse_size, v)

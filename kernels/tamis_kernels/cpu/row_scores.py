@@ -38,8 +38,8 @@ _BLOCK = 256  # rows that are finished together
 # Logits up to which one thread scores them: others would be woken for some microseconds of work,
 # and then look out for more while whoever trains wants their cores.
 _LITTLE = 1 << 16
-# Classes whose terms are added up in float32 before float64 takes over. With eight lanes 32 roundings
-# each, which may all go to one side and then come to 0.6e-6, with four lanes 1.0e-6.
+# Classes whose terms are added up in float32 before float64 takes over. With eight lanes that is 32
+# roundings, which come to 0.6e-6 where all go to one side, with four lanes 64 and 1.0e-6.
 _SUMMED = 256
 _AHEAD = 8192  # classes up to which a later row is fetched meanwhile; longer ones the CPU foresees
 _LANES = 64  # a scratch row's length is a multiple of it
