@@ -273,8 +273,12 @@ def test_too_little_memory_names_what_to_try(
         trained(bundle, PLAIN, RunOptions(), "memory")
 
 
-def test_parts_of_a_batch_give_the_step_of_the_whole(bundle: Bundle) -> None:
+def test_parts_of_a_batch_give_the_step_of_the_whole(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But for the statistics of norms, which a network in evaluation mode does not take."""
+    # bfloat16 would round sums of other lengths to numbers far apart.
+    monkeypatch.setattr("tamis.devices._cpu_has_bf16", lambda: False)
     one_step = replace(PLAIN, epochs=1, batch_size=210)
     network = trained(bundle, PLAIN, RunOptions(), "memory").model
 
@@ -290,8 +294,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(bundle: Bundle) -> None:
         found.append(weights(trained(bundle, one_step, RunOptions(extras=extras), "memory").model))
     moved = np.abs(found[0] - weights(network)).max()
     assert moved > 1e-3
-    # Sums of other lengths, in bfloat16 where the processor has it.
-    assert np.abs(found[1] - found[0]).max() < 0.02 * moved
+    assert np.abs(found[1] - found[0]).max() < 1e-3 * moved
 
 
 def test_a_folder_holds_the_run_its_curves_and_nothing_of_the_way(
