@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tamis.devices import autocast
 from tamis.encoders.base import Preparation, unusable
 from tamis.errors import first_line
+from tamis.inference import in_parts
 from tamis.loaders.settings import Decoding
 
 __all__ = ["NetworkEncoder", "Origin", "quietly", "without_classifier"]
@@ -140,10 +141,13 @@ class NetworkEncoder:
     def __call__(self, images: Tensor) -> Tensor:
         """(b, 3, r, r) uint8 → (b, d) float32 on the device."""
         with torch.no_grad(), self._precision():
-            x = (images.to(self._device).float() - self._mean) / self._std
-            rows: Tensor = self._module(x.contiguous(memory_format=torch.channels_last))
-            # Pooling may have left sides of one pixel.
-            return (rows.flatten(1) if rows.shape[2:] == (1, 1) else rows).float()
+            return in_parts(self._rows, images.to(self._device))
+
+    def _rows(self, images: Tensor) -> Tensor:
+        x = (images.float() - self._mean) / self._std
+        rows: Tensor = self._module(x.contiguous(memory_format=torch.channels_last))
+        # Pooling may have left sides of one pixel.
+        return (rows.flatten(1) if rows.shape[2:] == (1, 1) else rows).float()
 
     def _precision(self) -> AbstractContextManager[None]:
         return autocast(self._device) if self._mixed else nullcontext()
