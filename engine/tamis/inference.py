@@ -19,8 +19,8 @@ __all__ = ["Outputs", "in_parts", "infer"]
 
 # Pixels that go through a network at once for each thread of a CPU: eight images of 224 × 224. What
 # lies between two of its layers is then read from a cache, and is memory that is used again
-# (bench/records/NOTES.md). In eights, because of fewer some products are rounded otherwise.
-_PIXELS_A_THREAD, _MULTIPLE = 8 * 224 * 224, 8
+# (bench/records/NOTES.md). Never a single one of several: its products are rounded otherwise.
+_PIXELS_A_THREAD, _LEAST = 8 * 224 * 224, 8
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def in_parts(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return network(images)
     keep_freed()
     room = torch.get_num_threads() * _PIXELS_A_THREAD // max(1, images.shape[2:].numel())
-    step = max(_MULTIPLE, room - room % _MULTIPLE)
-    parts = [network(part) for part in torch.split(images, step)]
+    step = max(_LEAST, room)
+    n_parts = max(1, (len(images) + step - _LEAST) // step)  # what is left over joins the last one
+    starts = [step * part for part in range(1, n_parts)]
+    parts = [network(part) for part in torch.tensor_split(images, starts)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -21,7 +21,8 @@ def two_threads() -> object:
     (40, 224, [16, 16, 8]),
     (3, 224, [3]),
     (0, 224, [0]),
-    (9, 1000, [8, 1]),  # of eights, however large
+    (33, 224, [16, 17]),  # a single one would be rounded otherwise
+    (20, 1000, [8, 12]),  # eight, however large
     (200, 32, [200]),
 ])  # fmt: skip
 def test_a_cpu_is_given_a_few_images_at_a_time(n: int, side: int, parts: list[int]) -> None:
