@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Longest prefix wins. A module imports only from lower floors, or from its own package.
 FLOORS = {
     "tamis_kernels.arrays": 0,
+    "tamis_kernels.compiled": 0,
     "tamis_kernels.faiss_door": 0,
     "tamis_kernels.cpu": 1,
     "tamis_kernels.cuda": 1,

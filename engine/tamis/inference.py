@@ -19,7 +19,8 @@ __all__ = ["Outputs", "in_parts", "infer"]
 
 # Pixels that go through a network at once for each thread of a CPU: eight images of 224 × 224. What
 # lies between two of its layers is then read from a cache, and is memory that is used again
-# (bench/records/NOTES.md). Never a single one of several: its products are rounded otherwise.
+# (bench/records/NOTES.md). Of larger ones as many, or products are too small to be fast; never a
+# single one of several, whose products are rounded otherwise.
 _PIXELS_A_THREAD, _LEAST = 8 * 224 * 224, 8
 
 
@@ -73,6 +74,8 @@ def infer(
 
 def in_parts(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """``network(images)``; on a CPU of a few images at a time, which takes two thirds of the time.
+
+    There the process keeps freed memory from then on (:func:`tamis.memory.keep_freed`).
 
     Args:
         network: (b, 3, r, r) → (b, …), each row of its image alone, as in evaluation mode.

@@ -55,7 +55,7 @@ def row_scores(logits: Any, labels: Any) -> RowScores:
     Sums run over the classes other than the label, so that confident rows keep their differences,
     which the distance computed directly in float32 loses. Relative error against the float64
     definition is below 1e-6, of entropy 6e-6; results below float32's smallest normal number keep
-    fewer digits, and a probability below e⁻⁸⁷ adds nothing to the entropy.
+    fewer digits, and a probability below e⁻⁸⁷ may add nothing to the entropy.
 
     On a GPU it is one launch on the caller's current stream; nothing is copied, nothing waits, and
     a CUDA graph of torch can capture it once it has run.

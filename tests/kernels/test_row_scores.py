@@ -204,9 +204,11 @@ def test_very_easy_examples_do_not_tie() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("column", [0, 2, 4])
-def test_broken_rows_score_nan_and_leave_the_others_alone(value: float, column: int) -> None:
-    logits, labels = example(50, 5)
+@pytest.mark.parametrize(("column", "c"), [(0, 5), (2, 5), (4, 5), (0, 100), (99, 100)])
+def test_broken_rows_score_nan_and_leave_the_others_alone(
+    value: float, column: int, c: int
+) -> None:
+    logits, labels = example(50, c)
     whole = row_scores(logits, labels)
     logits = logits.copy()
     logits[[7, 49], column] = value
@@ -238,15 +240,18 @@ def test_like_logits_do_not_drift(c: int) -> None:
     check(logits, labels, reference.row_scores(logits, labels))
 
 
-def test_rows_without_a_finite_logit() -> None:
-    found = row_scores(np.full((2, 3), -np.inf, np.float32), np.array([0, 2]))
+@pytest.mark.parametrize("c", [3, 100])
+def test_rows_without_a_finite_logit(c: int) -> None:
+    found = row_scores(np.full((2, c), -np.inf, np.float32), np.array([0, 2]))
     assert all(np.isnan(getattr(found, name)).all() for name in SCORES)
     assert not found.correct.any()
 
 
-def test_classes_that_are_masked_out() -> None:
+@pytest.mark.parametrize("c", [3, 100])
+def test_classes_that_are_masked_out(c: int) -> None:
     # −∞ is how a class is excluded: probability 0, and nothing else changes.
-    logits = np.array([[1, 2, -np.inf], [1, 2, -np.inf], [5, -np.inf, -np.inf]], np.float32)
+    logits = np.full((3, c), -np.inf, np.float32)
+    logits[:, 0], logits[:2, 1] = [1, 1, 5], 2
     labels = np.array([0, 2, 0])
     two = row_scores(logits[:1, :2], labels[:1])
     found = row_scores(logits, labels)

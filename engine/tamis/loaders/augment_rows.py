@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numba import njit
 
 from tamis.loaders.resample import resample_into
+from tamis_kernels.compiled import forget_stale
 
 __all__ = ["resample_rows", "shift_rows"]
+
+forget_stale(Path(__file__).parent)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

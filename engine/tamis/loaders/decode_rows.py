@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tamis.bundles.layout import RAW_MODE
 from tamis.loaders.excerpts import excerpt
 from tamis.loaders.resample import resample_into
 from tamis.loaders.turbojpeg import SYMBOL
+from tamis_kernels.compiled import forget_stale
 
 __all__ = [
     "BAD_RAW",
@@ -22,6 +24,8 @@ __all__ = [
     "TOO_LARGE",
     "decode_rows",
 ]
+
+forget_stale(Path(__file__).parent)
 
 _INT, _LONG = types.int32, types.int64
 _read_header: Any = types.ExternalFunction(SYMBOL.format("tjDecompressHeader3"), _INT(*[_LONG] * 7))

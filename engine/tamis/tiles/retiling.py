@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,11 @@ from tamis.tiles.entropy import (
 )
 from tamis.tiles.huffman import code_words, optimal_table, scan_bits
 from tamis.tiles.layout import COMPONENTS, INTERVAL, N_FIELDS, SCAN, find_layout
+from tamis_kernels.compiled import forget_stale
 
 __all__ = ["BROKEN", "HEADER_BYTES", "STAYS", "Scratch", "retile"]
+
+forget_stale(Path(__file__).parent)
 
 HEADER_BYTES = 2048  # more than a header's restart interval and Huffman tables can take
 

@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tamis_kernels.cpu.vector_math import (
+    EIGHT_LANES,
     LOWEST,
     bits_of,
     exp_neg,
@@ -38,9 +39,9 @@ _BLOCK = 256  # rows that are finished together
 # Logits up to which one thread scores them: others would be woken for some microseconds of work,
 # and then look out for more while whoever trains wants their cores.
 _LITTLE = 1 << 16
-# Classes whose terms are added up in float32 before float64 takes over. With eight lanes that is 32
-# roundings, which come to 0.6e-6 where all go to one side, with four lanes 64 and 1.0e-6.
-_SUMMED = 256
+# Classes whose terms are added up in float32 before float64 takes over: 32 additions a lane, whose
+# roundings come to 0.6e-6 where all go to one side.
+_SUMMED = 256 if EIGHT_LANES else 128
 _AHEAD = 8192  # classes up to which a later row is fetched meanwhile; longer ones the CPU foresees
 _LANES = 64  # a scratch row's length is a multiple of it
 

@@ -1,7 +1,8 @@
 """What Numba lacks: elementary functions in float32 that LLVM can vectorise, and prefetching.
 
 Numba's ``math.exp`` is a call into libm, one value at a time; these are a few multiplications, so a
-loop over them runs at eight or sixteen values an instruction. Relative errors are below 1.5e-7.
+loop over them runs at eight or sixteen values an instruction. Relative errors are below 1.5e-7
+where the result is a normal number.
 They must not be compiled with ``reassoc``: their rounding tricks are what that flag undoes.
 """
 
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 __all__ = [
+    "EIGHT_LANES",
     "LOWEST",
     "bits_of",
     "exp_neg",
@@ -33,6 +36,9 @@ __all__ = [
 
 _F = np.float32
 
+EIGHT_LANES = bool(get_host_cpu_features().get("avx2"))
+"""Whether an instruction has eight numbers of float32 or more; without it four, or nobody knows."""
+
 LOWEST = _F(-88.0)
 """Where exponentials end: e to it is zero, as from −87.7 on."""
 
@@ -40,7 +46,7 @@ _LOG2E = _F(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # high has few bits: n · high is exact
 # 1.5 · 2²³ leaves the nearest integer in the low bits of a sum; 127 makes it an exponent's bits.
 _ROUND = _F(12582912.0 + 127.0)
-_PAIR = 128  # bytes of two cache lines, of which CPUs fetch the other one, too
+_LINE = 64  # bytes of a cache line
 _SQRT_HALF = _F(0.70710678)
 # (eʳ − 1 − r) / r² on |r| ≤ ln 2 / 2, lowest power first: fitted so that the largest relative error
 # of eʳ, 3.1e-9, is the least.
@@ -126,7 +132,7 @@ def fetch_row(matrix, row, start, stop):
 
     CPUs foresee the next lines, but not beyond a page, nor which row comes next.
     """
-    for column in range(start, min(stop, matrix.shape[1]), _PAIR // matrix.itemsize):
+    for column in range(start, min(stop, matrix.shape[1]), _LINE // matrix.itemsize):
         _prefetch(matrix, row, column)
 
 
@@ -171,10 +177,9 @@ def square_norm(row, kind):
 
 @njit(fastmath={"contract"})
 def exp_within(x):
-    """eˣ for −88 ≤ x ≤ 0, exactly 1 at 0; of any other x, NaN included, it may be any number.
+    """eˣ for −88 ≤ x ≤ 0, exactly 1 at 0, NaN for NaN; of any other x it may be any number.
 
-    Zero from −87.7 on, where an exponent has no bits left. Not at −87.3, below which they are
-    subnormal: of them a few are left.
+    Zero from −87.7 on, where an exponent has no bits left; from −87.3 on it is subnormal.
     """
     shifted = x * _LOG2E + _ROUND
     n = shifted - _ROUND
@@ -186,8 +191,7 @@ def exp_within(x):
 @njit(fastmath={"contract"})
 def exp_neg(x):
     """eˣ for x ≤ 0; exactly 1 at 0, 0 from −87.7 on, NaN for NaN."""
-    power = exp_within(LOWEST if x < LOWEST else x)
-    return power if x == x else x
+    return exp_within(LOWEST if x < LOWEST else x)
 
 
 @njit(fastmath={"contract"}, error_model="numpy")  # no branch for a division by zero
