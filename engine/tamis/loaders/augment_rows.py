@@ -9,6 +9,7 @@ from numba import njit
 
 from tamis.loaders.resample import resample_into
 from tamis_kernels.compiled import forget_stale
+from tamis_kernels.cpu.vector_math import fetch_row
 
 __all__ = ["resample_rows", "shift_rows"]
 
@@ -60,9 +61,11 @@ def shift_rows(images, side, positions, flips, ups, lefts, tops, cut_lefts, cut,
         out: (k, side, side, 3) uint8, written to.
     """
     size, width = 3 * side * side, 3 * side
-    lines = out.reshape(-1)
+    lines, whole = out.reshape(-1), images.reshape((-1, size))
     columns = np.empty(width, np.uint32)  # of each byte of a line, where it comes from
     for row in range(len(positions)):
+        # In random order no CPU foresees which image is next.
+        fetch_row(whole, positions[min(row + 1, len(positions) - 1)], 0, size)
         for x in range(side):
             column = _reflected(x + lefts[row], side)
             column = side - 1 - column if flips[row] else column
