@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,17 +16,7 @@ from tamis.sources.opening import open_source
 
 # numba's TBB layer hangs at exit where the process is pinned to one core. Read at numba's import.
 os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
-# Numba's own cache does not see when a function that another file calls has changed.
-COMPILED = (
-    "kernels/tamis_kernels/cpu/*.py", "engine/tamis/loaders/*.py", "engine/tamis/zcore.py",
-    "engine/tamis/selection/*.py", "engine/tamis/tiles/*.py",
-)  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = sorted(path for pattern in COMPILED for path in REPOSITORY.glob(pattern))
-DIGEST = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:16]
-os.environ.setdefault(
-    "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"tamis-numba-{os.getuid()}-{DIGEST}")
-)
 
 # No deadline: the first example of a kernel waits for its compilation. Derandomised: a run that
 # fails, fails again.

@@ -40,6 +40,14 @@ def test_a_cpu_is_given_a_few_images_at_a_time(n: int, side: int, parts: list[in
 def test_parts_give_what_the_whole_gives() -> None:
     torch.manual_seed(0)
     network = ResNet18(4).eval()
-    images = torch.randint(0, 256, (20, 3, 224, 224), dtype=torch.uint8)
+    images = torch.randint(0, 256, (24, 3, 224, 224), dtype=torch.uint8)
+    calls = []
+
+    def watched(part: torch.Tensor) -> torch.Tensor:
+        calls.append(len(part))
+        logits: torch.Tensor = network(part)
+        return logits
+
     with torch.no_grad():
-        assert torch.allclose(in_parts(network, images), network(images), atol=1e-5)
+        assert torch.allclose(in_parts(watched, images), network(images), atol=1e-5)
+    assert calls == [16, 8]

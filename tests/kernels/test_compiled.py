@@ -37,10 +37,9 @@ def folder(tmp_path: Path) -> Path:
 def answer(folder: Path) -> str:
     """What the loop gives, and whether it was compiled before."""
     environment = {name: v for name, v in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    code = "import calls"
     done = subprocess.run(
-        [sys.executable, "-B", "-c", code], cwd=folder, env=environment, capture_output=True,
-        text=True, check=True,
+        [sys.executable, "-B", "-c", "import calls"], cwd=folder, env=environment,
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     return done.stdout.strip()
 

@@ -309,7 +309,6 @@ def _selected(
     parent: Bundle, scores: Path | None, embeddings: Path | None, settings: SelectionSettings
 ) -> NDArray[np.int64]:
     """Ids by the options of select; the table's paths, a million strings, end with this call."""
-
     from tamis.arrays import positions_of
     from tamis.encoders.embedding_file import map_embeddings
     from tamis.score_table import read_score_table, unscored_table

@@ -144,6 +144,20 @@ def _filter(row, factor, exact, inverse_norms, unit, candidates, n, lowest):
     return kept
 
 
+@njit(nogil=True)
+def _nearest_two(row, factor, exact, inverse_norms, candidates, n):
+    """The nearest of some candidates, of equals the first prototype, and the two squares."""
+    first, second, nearest = np.inf, np.inf, 0
+    for a in range(n):
+        j = candidates[a]
+        square = _distance64(row, factor, exact[j], inverse_norms[j])
+        if square < first or (square == first and j < nearest):
+            first, second, nearest = square, first, j
+        elif square < second:
+            second = square
+    return nearest, first, second
+
+
 @njit(nogil=True, error_model="numpy", cache=True)
 def decide(
     x,
@@ -208,14 +222,8 @@ def decide(
         else:
             for j in range(n):
                 candidates[j] = j
-        first, second, nearest = np.inf, np.inf, 0
-        for a in range(n):
-            j = candidates[a]
-            square = _distance64(row, factor, exact[j], inverse_norms[j])
-            if square < first or (square == first and j < nearest):
-                first, second, nearest = square, first, j
-            elif square < second:
-                second = square
+        found = _nearest_two(row, factor, exact, inverse_norms, candidates, n)
+        nearest, first, second = found
         index[rows[i]] = nearest
         distance[rows[i]] = 0.5 * first if unit else np.sqrt(first)
         second_distance[rows[i]] = 0.5 * second if unit else np.sqrt(second)

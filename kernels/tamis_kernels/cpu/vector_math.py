@@ -2,8 +2,8 @@
 
 Numba's ``math.exp`` is a call into libm, one value at a time; these are a few multiplications, so a
 loop over them runs at eight or sixteen values an instruction. Relative errors are below 1.5e-7
-where the result is a normal number.
-They must not be compiled with ``reassoc``: their rounding tricks are what that flag undoes.
+where the result is a normal number. They must not be compiled with ``reassoc``: their rounding
+tricks are what that flag undoes.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ _MOST_BATCHES = 6
 _ALONE = 3  # batches of a stage alone: one falls into a slow or a fast half second
 _CLASSES = 1000
 _TURNS = 5
+_STAGES = ("load", "forward", "kernels")
 _GOAL = 0.95
 
 
@@ -55,7 +56,7 @@ def scoring_rows(images: Bundle, side: int, device_name: str, progress: Progress
         score_and_update(logits, labels % _CLASSES, state, at)
 
     def whole() -> dict[str, float]:
-        spent = dict.fromkeys(("load", "forward", "kernels"), 0.0)
+        spent = dict.fromkeys(_STAGES, 0.0)
         last, done = time.perf_counter(), 0
         for loaded in loader:
             last = _mark(spent, "load", last, device)
@@ -67,7 +68,7 @@ def scoring_rows(images: Bundle, side: int, device_name: str, progress: Progress
         return spent
 
     logits = forward(batch.images)
-    rates: dict[str, list[float]] = {name: [] for name in ("load", "forward", "kernels", "whole")}
+    rates: dict[str, list[float]] = {name: [] for name in (*_STAGES, "whole")}
     shares: list[dict[str, float]] = []
     with progress.task("bench loaders, scoring pass", _TURNS + 1) as advance:
         for turn in range(_TURNS + 1):
@@ -84,13 +85,19 @@ def scoring_rows(images: Bundle, side: int, device_name: str, progress: Progress
                 for name, seconds in taken.items():
                     rates[name].append(1 / seconds)
             advance()
+    yield from _told(f"scoring pass with ResNet-18 at {side} px", rates, shares)
+
+
+def _told(
+    name: str, rates: dict[str, list[float]], shares: list[dict[str, float]]
+) -> Iterator[Row]:
+    """Rows of the turns' rates, and of what each turn spent in its stages."""
     median = {name: statistics.median(values) for name, values in rates.items()}
-    slowest = min(("load", "forward", "kernels"), key=median.__getitem__)
-    stages = [rates[name] for name in ("load", "forward", "kernels")]
+    slowest = min(_STAGES, key=median.__getitem__)
     # The share of each turn: a slow minute hits both.
     shares_of_slowest = [a / b for a, b in zip(rates["whole"], rates[slowest], strict=True)]
     yield Row(
-        f"scoring pass with ResNet-18 at {side} px",
+        name,
         median["whole"],
         "images/s",
         f"{slowest} alone, the slowest stage",
@@ -99,20 +106,20 @@ def scoring_rows(images: Bundle, side: int, device_name: str, progress: Progress
         _GOAL,
     )
     # On a CPU all stages want the same cores, and none can hide behind another.
-    in_turn = [1 / sum(1 / of[i] for of in stages) for i in range(_TURNS)]
+    in_turn = [1 / sum(1 / rates[stage][i] for stage in _STAGES) for i in range(_TURNS)]
     shares_of_turns = [a / b for a, b in zip(rates["whole"], in_turn, strict=True)]
     yield Row(
-        f"scoring pass with ResNet-18 at {side} px",
+        name,
         median["whole"],
         "images/s",
         "its stages one after the other",
         statistics.median(in_turn),
         statistics.median(shares_of_turns),
     )
-    for name in ("load", "forward", "kernels"):
-        share = statistics.median(s[name] / sum(s.values()) for s in shares)
-        yield Row(f"scoring pass: {name} alone", median[name], "images/s")
-        yield Row(f"scoring pass: time spent in or waiting for {name}", 100 * share, "%")
+    for stage in _STAGES:
+        share = statistics.median(s[stage] / sum(s.values()) for s in shares)
+        yield Row(f"scoring pass: {stage} alone", median[stage], "images/s")
+        yield Row(f"scoring pass: time spent in or waiting for {stage}", 100 * share, "%")
 
 
 def _mark(spent: dict[str, float], name: str, last: float, device: torch.device) -> float:
