@@ -297,6 +297,22 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(
     assert np.abs(found[1] - found[0]).max() < 1e-3 * moved
 
 
+@pytest.mark.parametrize("was_there", [False, True])
+def test_what_fails_before_it_has_anything_to_keep_leaves_no_folder(
+    was_there: bool, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise UsageError("x", expected="a sound image", found="none", do="look")
+
+    monkeypatch.setattr("tamis.training.run_folder.train_on_bundle", fails)
+    path = tmp_path / "run"
+    if was_there:
+        path.mkdir()
+    with pytest.raises(UsageError, match="a sound image"):
+        train_into(RunFolder(path), bundle, bundle, PLAIN, RunOptions(), device=CPU)
+    assert path.exists() == was_there
+
+
 def test_a_folder_holds_the_run_its_curves_and_nothing_of_the_way(
     bundle: Bundle, tmp_path: Path
 ) -> None:

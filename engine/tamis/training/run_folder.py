@@ -12,7 +12,8 @@ leaves the last good checkpoint.
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def train_into(
         for name in ("checkpoint.pt", "record.json", "model.pt"):
             (folder.path / name).unlink(missing_ok=True)
     workers.wait()
-    with closing(_Curves()) as curves:
+    with _left_only_with_something(folder.path), closing(_Curves()) as curves:
         if workers.writes:
             goes_on = folder.resume and folder.checkpoint.exists()
             curves.tracks += open_tracks(
@@ -165,6 +166,19 @@ def train_into(
             folder.checkpoint.unlink(missing_ok=True)
         curves.end = "FINISHED"
     return record
+
+
+@contextmanager
+def _left_only_with_something(path: Path) -> Iterator[None]:
+    """A folder that is made here goes with what fails, unless something of a run lies in it."""
+    was_there = path.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with suppress(OSError):  # not empty, or another process was faster
+                path.rmdir()
+        raise
 
 
 class _Curves:
