@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 import tamis_kernels.cpu.nearest_prototype as search
+import tamis_kernels.cpu.products as products
 from tamis_kernels import Nearest, nearest_prototype, reference
-from tamis_kernels.cpu.prototype_table import Precision
+from tamis_kernels.cpu.products import Precision
 
 Metric = Literal["cosine", "euclidean"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -321,6 +322,33 @@ def test_a_finer_precision_is_taken_where_a_coarse_one_leaves_too_much(
     np.testing.assert_allclose(second[::50], exact[2], 1e-12)
 
 
+@metrics
+@pytest.mark.parametrize("has_avx512", [True, False])
+def test_products_of_float32_by_either_library(
+    has_avx512: bool, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = frozenset({"avx512f"} if has_avx512 else ())
+    monkeypatch.setattr(products, "_cpu_flags", lambda: flags)
+    x, prototypes = example(3000, 50, 33)
+    product = products.Product(np.ones((33, 50), np.float32))
+    assert product.packs_every_time == (not has_avx512)
+    found = nearest_prototype(x, prototypes, metric)
+    check(found, distances_of(x, prototypes, metric))
+
+
+def test_torch_is_not_asked_where_its_products_are_of_fewer_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "_cpu_flags", lambda: frozenset({"avx512f"}))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert products.Product(np.ones((33, 50), np.float32)).packs_every_time
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert not products.Product(np.ones((33, 50), np.float32)).packs_every_time
+
+
 def test_torch_keeps_its_threads() -> None:
     before = torch.get_num_threads()
     nearest_prototype(*example(3000, 50, 32))
@@ -341,14 +369,14 @@ def test_threads_at_the_same_time_leave_the_libraries_as_they_were() -> None:
 
 def test_a_thread_that_leaves_before_others_has_its_setting_back() -> None:
     def inside() -> int:
-        with search._TORCH:
+        with products._TORCH:
             torch.set_num_threads(1)  # as for its first chunk
         return torch.get_num_threads()
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        with search._TORCH, ThreadPoolExecutor(1) as pool:
+        with products._TORCH, ThreadPoolExecutor(1) as pool:
             assert pool.submit(inside).result() == 3
         assert torch.get_num_threads() == 3
     finally:

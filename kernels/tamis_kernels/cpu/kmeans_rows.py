@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tamis_kernels.arrays import check_norms
 from tamis_kernels.cpu.kmeans import move_bounds, row_norms, sum_by_label
 from tamis_kernels.cpu.nearest_prototype import ProductSearch
-from tamis_kernels.cpu.prototype_table import Precision
+from tamis_kernels.cpu.products import Precision
 
 __all__ = ["CpuRows"]
 

@@ -13,23 +13,20 @@ with residual norms that are measured, not estimated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MULTIPLE", "Precision", "Table", "precisions", "prepare"]
+from tamis_kernels.cpu.products import Precision
 
-Precision = Literal["int8", "bfloat16", "float32"]
+__all__ = ["MULTIPLE", "Table", "prepare"]
 
 MULTIPLE = 16
 """Tables are padded to a multiple of this many prototypes, which products run faster with."""
 
 _UNIT = 2.0**-24  # half a unit in the last place of a float32 near one
 _ROUND_UP = 1 + 2.0**-18  # covers the rounding of the norms themselves
-_INT8_LARGEST_D = 1 << 17  # d · 127² has to fit in an int32
 _FAR = np.float32(1e37)  # half squared norm of the padding, which is never near
 
 
@@ -64,27 +61,6 @@ class Table:
     half_norms: NDArray[np.float32]
     errors: NDArray[np.float32]
     largest: NDArray[np.float32]
-
-
-def precisions(n_dimensions: int) -> tuple[Precision, ...]:
-    """What is worth trying on this CPU, the fastest and coarsest first; float32 is always there."""
-    flags = _cpu_flags()
-    coarse: list[Precision] = []
-    if {"avx512_vnni", "avx_vnni"} & flags and n_dimensions < _INT8_LARGEST_D:
-        coarse.append("int8")
-    if {"avx512_bf16", "amx_bf16"} & flags:
-        coarse.append("bfloat16")
-    return (*coarse, "float32")
-
-
-@cache
-def _cpu_flags() -> frozenset[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return frozenset()
-    lines = [line for line in text.splitlines() if line.startswith("flags")]
-    return frozenset(lines[0].split()) if lines else frozenset()
 
 
 def prepare(prototypes: NDArray[Any], *, unit: bool, precision: Precision) -> Table:

@@ -15,7 +15,7 @@ from tamis.benchmarks.kernels.protocol import Bench, Sizes, agree, host
 from tamis.benchmarks.measuring import Row, row
 from tamis.errors import WorkFailedError
 from tamis_kernels import nearest_prototype
-from tamis_kernels.cpu.prototype_table import precisions
+from tamis_kernels.cpu.products import precisions
 
 __all__ = ["bench_nearest_prototype"]
 

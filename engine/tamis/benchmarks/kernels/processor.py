@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tamis.benchmarks.kernels.protocol import Bench, agree
 from tamis.benchmarks.measuring import Ceiling
+from tamis_kernels.cpu.products import Product
 
 __all__ = ["READ", "Products", "read_all", "read_ceiling"]
 
@@ -20,6 +21,7 @@ READ = "parallel read"
 
 
 _PARTS = 64
+_CHUNK = 256  # rows; the product of more is written to pages that come anew
 
 
 @njit
@@ -55,6 +57,20 @@ def read_ceiling(x: NDArray[Any], seconds: float) -> Ceiling:
     return Ceiling(READ, x.nbytes / seconds / 1e9, "GB/s")
 
 
+def _as_in_kernels(a: NDArray[np.float32]) -> Callable[[], object]:
+    """As many products by whatever library the kernels take here, in chunks, with all threads."""
+    product, n_rows = Product(a), min(_CHUNK, len(a))
+    with product.one_thread_each:  # making room asks for it; after it all threads multiply
+        rows, multiply = product.room(n_rows)
+    rows[:] = a[:n_rows]
+
+    def run() -> None:
+        for start in range(0, len(a), n_rows):
+            multiply(min(n_rows, len(a) - start))
+
+    return run
+
+
 class Products:
     """Square products in float32, bfloat16 and int8, as contenders among the others.
 
@@ -69,6 +85,7 @@ class Products:
         a = np.random.default_rng(0).standard_normal((side, side), np.float32)
         self.contenders: dict[str, Callable[[], object]] = {}
         self._add("float32 product", lambda: a @ a)
+        self._add("float32 product", _as_in_kernels(a))
         if bench.peer("torch", "products of bfloat16 and int8") is None:
             return
         import torch

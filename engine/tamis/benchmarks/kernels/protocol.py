@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QUICK", "Bench", "Sizes", "agree", "host", "threads"]
 
-_PAUSE_S = 0.05
+_PAUSE_S = 0.15
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Bench:
 
     def timed(self, contenders: Mapping[str, Callable[[], object]]) -> dict[str, float]:
         """Median seconds of each contender on the CPU, in turns."""
-        # Threads of the one before spin for a while before they sleep.
+        # Threads of the one before spin before they sleep; OpenBLAS's for up to 80 ms.
         return timed(
             contenders, self.turns, before=lambda name: time.sleep(_PAUSE_S), advance=self.advance
         )
