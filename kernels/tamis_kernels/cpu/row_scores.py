@@ -14,13 +14,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tamis_kernels.cpu.row_sums import LONGEST, STEP, sums_below
 from tamis_kernels.cpu.vector_math import (
-    EIGHT_LANES,
     LOWEST,
     bits_of,
     exp_neg,
     exp_within,
-    fetch_row,
     float_of,
     log1p_pos,
     number,
@@ -39,25 +38,30 @@ _BLOCK = 256  # rows that are finished together
 # Logits up to which one thread scores them: others would be woken for some microseconds of work,
 # and then look out for more while whoever trains wants their cores.
 _LITTLE = 1 << 16
-# Classes whose terms are added up in float32 before float64 takes over: 32 additions a lane, whose
-# roundings come to 0.6e-6 where all go to one side.
-_SUMMED = 256 if EIGHT_LANES else 128
 _AHEAD = 8192  # classes up to which a later row is fetched meanwhile; longer ones the CPU foresees
-_LANES = 64  # a scratch row's length is a multiple of it
+
+
+@njit
+def _largest(z):
+    """As an integer, because LLVM does not vectorise a maximum that knows NaN."""
+    top = np.int32(-0x80000000)
+    for j in range(len(z)):
+        top = max(top, order_key(bits_of(z[j])))
+    return top
 
 
 @njit
 def _take_row(row, kind, label, z):
-    """Copy a row to z, whose end stays −∞, with −∞ for the label; gives the largest of the others.
-
-    As integers, because LLVM does not vectorise a maximum that knows NaN.
-    """
-    for j in range(len(row)):
-        z[j] = number(row[j], kind)
-    z[label] = -_INF
+    """Copy a row to z, with −∞ for the label; gives the largest of the others."""
     top = np.int32(-0x80000000)
-    for j in range(len(z)):
-        top = max(top, order_key(bits_of(z[j])))
+    for j in range(len(row)):
+        value = number(row[j], kind)
+        z[j] = value
+        top = max(top, order_key(bits_of(value)))
+    own = order_key(bits_of(z[label]))
+    z[label] = -_INF
+    if own == top:
+        top = _largest(z)
     return float_of(order_key(top))
 
 
@@ -72,26 +76,6 @@ def _below(z, peak):
     """z − peak, not below ``LOWEST``: −∞ · 0 would be NaN."""
     g = z - peak
     return LOWEST if g < LOWEST else g
-
-
-@njit(fastmath=_SUMS)
-def _sums(z, n, peak):
-    """Σe, Σe², Σe·|g| over the values below the peak, and how many equal it; g = z − peak.
-
-    A NaN makes Σe·|g| NaN; the others may come out as any number. All numbers are of 32 bits, or
-    LLVM would take as many at once as there are lanes for the longest.
-    """
-    total, squares, weighted, n_top = _F(0.0), _F(0.0), _F(0.0), _F(0.0)
-    shift = _shift(peak)
-    for j in range(n):
-        g = _below(z[j], shift)
-        # z is compared, not g: of g = 0 LLVM would make a second case above.
-        n_top += _F(1.0) if z[j] == shift else _F(0.0)
-        e = _F(0.0) if z[j] == shift else exp_within(g)
-        total += e
-        squares += e * e
-        weighted -= e * g
-    return total, squares, weighted, n_top
 
 
 @njit
@@ -111,12 +95,12 @@ def _long_rows(logits, kind, labels, rows, z, parts):
         label = labels[row]
         own = number(logits[row, label], kind)
         peak = _take_row(logits[row], kind, label, z)
+        shift = _shift(peak)
+        # The next one would come too late; a long one the CPU foresees.
+        ahead = min(row + 2, len(logits) - 1) if n_classes <= _AHEAD else row
         total, squares, weighted, n_top = 0.0, 0.0, 0.0, 0.0
-        following = min(row + 2, len(logits) - 1)  # the next one would come too late
-        for start in range(0, len(z), _SUMMED):  # float32 would drift over a hundred thousand
-            if n_classes <= _AHEAD:
-                fetch_row(logits, following, start, start + _SUMMED)
-            part = _sums(z[start : start + _SUMMED], min(_SUMMED, len(z) - start), peak)
+        for start in range(0, len(z), LONGEST):  # float32 would drift over a hundred thousand
+            part = sums_below(z[start : start + LONGEST], shift, logits, ahead, start)
             total += part[0]
             squares += part[1]
             weighted += part[2]
@@ -215,7 +199,7 @@ def _score_block(logits, kind, labels, out, block):
         columns = np.empty((n_classes, _BLOCK), np.float32)
         _short_rows(logits, kind, labels, rows, columns, parts)
     else:
-        length = (n_classes + _LANES - 1) // _LANES * _LANES
+        length = (n_classes + STEP - 1) // STEP * STEP  # the end stays −∞
         _long_rows(logits, kind, labels, rows, np.full(length, -_INF, np.float32), parts)
     _finish(parts, rows[1] - rows[0], out, rows[0])
 

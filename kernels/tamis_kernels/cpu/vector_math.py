@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 __all__ = [
-    "EIGHT_LANES",
+    "EXP_TERMS",
+    "LN2_HIGH",
+    "LN2_LOW",
+    "LOG2E",
     "LOWEST",
+    "ROUND",
     "bits_of",
     "exp_neg",
     "exp_within",
@@ -30,29 +33,37 @@ __all__ = [
     "log1p_pos",
     "number",
     "order_key",
+    "prefetch",
     "sqrt_of",
     "square_norm",
 ]
 
 _F = np.float32
 
-EIGHT_LANES = bool(get_host_cpu_features().get("avx2"))
-"""Whether an instruction has eight numbers of float32 or more; without it four, or nobody knows."""
-
 LOWEST = _F(-88.0)
 """Where exponentials end: e to it is zero, as from −87.7 on."""
 
-_LOG2E = _F(1.4426950408889634)
-_LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # high has few bits: n · high is exact
-# 1.5 · 2²³ leaves the nearest integer in the low bits of a sum; 127 makes it an exponent's bits.
-_ROUND = _F(12582912.0 + 127.0)
+LOG2E = _F(1.4426950408889634)
+"""1 / ln 2."""
+
+LN2_HIGH = _F(0.693359375)
+"""Of ln 2, with few bits, so that integers times it are exact."""
+
+LN2_LOW = _F(-2.12194440e-4)
+"""The rest of it."""
+
+ROUND = _F(12582912.0 + 127.0)
+"""1.5 · 2²³ leaves the nearest integer in the low bits of a sum; 127 makes it an exponent's."""
+
+EXP_TERMS = tuple(
+    _F(c) for c in (1.38145e-3, 8.36878e-3, 0.04166839, 0.1666652, 0.49999993, 1.0, 1.0)
+)
+"""Coefficients of eʳ on |r| ≤ ln 2 / 2, highest power first; all but the last two are fitted so
+that the largest relative error, 3.1e-9, is the least."""
+
 _LINE = 64  # bytes of a cache line
 _SQRT_HALF = _F(0.70710678)
-# (eʳ − 1 − r) / r² on |r| ≤ ln 2 / 2, lowest power first: fitted so that the largest relative error
-# of eʳ, 3.1e-9, is the least.
-_E2, _E3, _E4, _E5, _E6 = (
-    _F(c) for c in (0.49999993, 0.1666652, 0.04166839, 8.36878e-3, 1.38145e-3)
-)
+_E6, _E5, _E4, _E3, _E2, _E1, _E0 = EXP_TERMS
 # Least-squares fit of (log(1 + f) − f + f²/2) / f³ on √½ − 1 ≤ f ≤ √2 − 1, as in Cephes (Moshier
 # 1989), highest power first.
 _LOG = [
@@ -100,20 +111,32 @@ def _sqrt_of(context: Any, x: Any) -> Any:
     return types.float32(types.float32), generate
 
 
+def prefetch(context: Any, builder: Any, matrix: Any, array: Any, at: Any) -> None:
+    """Generate code that has the cache line with an item of a matrix fetched meanwhile.
+
+    Args:
+        context: Of the function that is generated.
+        builder: Likewise.
+        matrix: Numba's type of it.
+        array: Its structure there.
+        at: Row and column; there need not be such an item.
+    """
+    item = cgutils.get_item_pointer(context, builder, matrix, array, at, wraparound=False)
+    pointer, word = ir.PointerType(ir.IntType(8)), ir.IntType(32)
+    declared = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [pointer, *[word] * 3]), "llvm.prefetch.p0"
+    )
+    to_read, to_all_caches, of_data = word(0), word(3), word(1)
+    builder.call(declared, [builder.bitcast(item, pointer), to_read, to_all_caches, of_data])
+
+
 def _generate_prefetch(context: Any, matrix: Any, row: Any, column: Any) -> Any:
-    """Have the cache line with matrix[row, column], which has to exist, fetched meanwhile."""
+    """Have the cache line with matrix[row, column] fetched meanwhile."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        item = cgutils.get_item_pointer(
-            context, builder, signature.args[0], array, args[1:], wraparound=False
-        )
-        at, word = ir.PointerType(ir.IntType(8)), ir.IntType(32)
-        declared = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [at, *[word] * 3]), "llvm.prefetch.p0"
-        )
-        to_read, to_all_caches, of_data = word(0), word(3), word(1)
-        builder.call(declared, [builder.bitcast(item, at), to_read, to_all_caches, of_data])
+        matrix, *_ = signature.args
+        array = context.make_array(matrix)(context, builder, args[0])
+        prefetch(context, builder, matrix, array, args[1:])
         return context.get_dummy_value()
 
     return types.void(matrix, types.intp, types.intp), generate
@@ -155,14 +178,23 @@ def half_to_float(half):
     return float_of(np.int32(bits_of(scaled) | special | (np.int32(half & 0x8000) << 16)))
 
 
-@njit
-def number(value, kind):
+def number(value: Any, kind: int) -> Any:
     """What a coordinate stands for: of kind 0 itself, 1 bits of float16, 2 bits of bfloat16."""
-    if kind == 1:
-        return half_to_float(np.int32(value))
-    if kind == 2:
+    raise NotImplementedError("for functions that Numba compiles")
+
+
+@overload(number, inline="always", strict=False)  # which compares annotations
+def _number(value: Any, kind: Any) -> Any:
+    """By its type first: of a float there is nothing to be asked in a loop."""
+    if isinstance(value, types.Float):
+        return lambda value, kind: value
+
+    def of_bits(value, kind):
+        if kind == 1:
+            return half_to_float(np.int32(value))
         return float_of(np.int32(np.int32(value) << 16))
-    return value
+
+    return of_bits
 
 
 @njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})
@@ -181,10 +213,10 @@ def exp_within(x):
 
     Zero from −87.7 on, where an exponent has no bits left; from −87.3 on it is subnormal.
     """
-    shifted = x * _LOG2E + _ROUND
-    n = shifted - _ROUND
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = (((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _F(1.0)) * r + _F(1.0)
+    shifted = x * LOG2E + ROUND
+    n = shifted - ROUND
+    r = (x - n * LN2_HIGH) - n * LN2_LOW
+    p = (((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r + _E0
     return p * float_of(np.int32(bits_of(shifted) << 23))
 
 
@@ -206,5 +238,5 @@ def log1p_pos(x):
     p = ((((_L0 * f + _L1) * f + _L2) * f + _L3) * f + _L4) * f + _L5
     p = ((p * f + _L6) * f + _L7) * f + _L8
     square = f * f
-    tail = p * (f * square) + _F(n) * _LN2_LOW - _F(0.5) * square
-    return (tail + lost) + f + _F(n) * _LN2_HIGH
+    tail = p * (f * square) + _F(n) * LN2_LOW - _F(0.5) * square
+    return (tail + lost) + f + _F(n) * LN2_HIGH
