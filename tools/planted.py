@@ -1,6 +1,6 @@
 """Label errors and duplicates of known place; see tools/run-cifar10-planted.
 
-planted.py plant TRAIN.parquet OUT.parquet N    N images, 5 % relabelled, 2 % repeated
+planted.py plant TRAIN.parquet OUT.parquet N    N images, 5 % relabelled, 2 % twice, 0.5 % four times
 planted.py report FOLDER                        what the scores make of them, as summary.json
 """
 
@@ -19,13 +19,14 @@ from campaign_summary import parameters_of, run_environment, seconds_of
 from tamis.duplicates import duplicates
 from tamis.score_table import ScoreTable, read_score_table
 
-FLIPPED, REPEATED = 0.05, 0.02
+FLIPPED = 0.05
+GROUPS = {2: 0.02, 4: 0.005}  # times that an image is there → share of the images
 EPS = 1e-4  # copies are exact
 CAMPAIGNS = ("learning", "by-heart")  # see tools/run-cifar10-planted
 
 
 def plant(source: Path, out: Path, n: int) -> None:
-    """Draw n images; give a random twentieth another label, and repeat a random fiftieth."""
+    """Draw n images; give a random twentieth another label, and repeat some of the others."""
     table = pq.read_table(source)
     rng = np.random.default_rng(0)
     table = table.take(np.sort(rng.permutation(len(table))[:n]))
@@ -35,10 +36,13 @@ def plant(source: Path, out: Path, n: int) -> None:
     labels[flipped] = (labels[flipped] + rng.integers(1, 10, len(flipped))) % 10
     column = pa.array(labels, table.schema.field(name).type)
     table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
-    sound = np.setdiff1d(np.arange(n), flipped)
-    copies = rng.permutation(sound)[: round(REPEATED * n)]
-    pq.write_table(pa.concat_tables([table, table.take(copies)]), out)
-    known = {"n": n, "flipped": sorted(flipped.tolist()), "copies_of": copies.tolist()}
+    unused = rng.permutation(np.setdiff1d(np.arange(n), flipped))
+    copies: list[int] = []
+    for size, share in GROUPS.items():
+        originals, unused = np.split(unused, [round(share * n)])
+        copies += np.repeat(originals, size - 1).tolist()
+    pq.write_table(pa.concat_tables([table, table.take(pa.array(copies))]), out)
+    known = {"n": n, "flipped": sorted(flipped.tolist()), "copies_of": copies}
     out.with_suffix(".json").write_text(json.dumps(known))
 
 
@@ -53,20 +57,31 @@ def found_flips(table: ScoreTable, known: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def groups_of(known: dict[str, Any]) -> list[list[int]]:
+    """Ids of the examples that are the same image, for every image that is there more than once."""
+    groups: dict[int, list[int]] = {}
+    for place, original in enumerate(known["copies_of"], start=known["n"]):
+        groups.setdefault(original, [original]).append(place)
+    return list(groups.values())
+
+
 def found_copies(table: ScoreTable, known: dict[str, Any]) -> dict[str, float]:
-    """Of each pair one is to be removed; and what copies do to memorization."""
-    n, originals = known["n"], np.array(known["copies_of"])
+    """Of each group one is to be left, and how many are; and what copies do to memorization."""
+    groups = groups_of(known)
     removed = set(np.flatnonzero(duplicates(table.columns["semdedup"].values, EPS)).tolist())
-    pairs = [(int(original), n + i) for i, original in enumerate(originals)]
-    hits = sum(len(removed & set(pair)) == 1 for pair in pairs)
+    hits = sum(min(len(removed & set(group)), len(group) - 1) for group in groups)
     memorization = table.columns["memorization"].values
-    paired = np.concatenate([originals, np.arange(n, len(memorization))])
-    alone = np.setdiff1d(np.arange(n), np.concatenate([originals, known["flipped"]]))
+    alone = np.setdiff1d(np.arange(known["n"]), [*known["copies_of"], *known["flipped"]])
     return {
         "semdedup_precision": hits / max(1, len(removed)),
-        "semdedup_recall": hits / len(pairs),
-        "memorization_of_copies": float(memorization[paired].mean()),
-        "memorization_of_others": float(memorization[alone].mean()),
+        "semdedup_recall": hits / len(known["copies_of"]),
+        "memorization_of_single_images": float(memorization[alone].mean()),
+        **{
+            f"memorization_of_images_there_{size}_times": float(
+                memorization[[i for group in groups if len(group) == size for i in group]].mean()
+            )
+            for size in GROUPS
+        },
     }
 
 
