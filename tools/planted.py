@@ -1,7 +1,7 @@
 """Label errors and duplicates of known place; see tools/run-cifar10-planted.
 
-planted.py plant TRAIN.parquet OUT.parquet N    N images, 5 % relabelled, 2 % twice, 0.5 % four times
-planted.py report FOLDER                        what the scores make of them, as summary.json
+planted.py plant TRAIN.parquet OUT.parquet N  N images, 5 % relabelled, 2 % twice, 0.5 % four times
+planted.py report FOLDER                      what the scores make of them, as summary.json
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def plant(source: Path, out: Path, n: int) -> None:
     unused = rng.permutation(np.setdiff1d(np.arange(n), flipped))
     copies: list[int] = []
     for size, share in GROUPS.items():
-        originals, unused = np.split(unused, [round(share * n)])
+        originals, unused = np.split(unused, [max(round(share * n), 1)])
         copies += np.repeat(originals, size - 1).tolist()
     pq.write_table(pa.concat_tables([table, table.take(pa.array(copies))]), out)
     known = {"n": n, "flipped": sorted(flipped.tolist()), "copies_of": copies}
@@ -66,15 +66,18 @@ def groups_of(known: dict[str, Any]) -> list[list[int]]:
 
 
 def found_copies(table: ScoreTable, known: dict[str, Any]) -> dict[str, float]:
-    """Of each group one is to be left, and how many are; and what copies do to memorization."""
+    """How many copies are removed that are to be; and what copies do to memorization.
+
+    One of each group is to be left: where none is, nothing counts as found.
+    """
     groups = groups_of(known)
     removed = set(np.flatnonzero(duplicates(table.columns["semdedup"].values, EPS)).tolist())
-    hits = sum(min(len(removed & set(group)), len(group) - 1) for group in groups)
+    found = [len(removed & set(group)) % len(group) for group in groups]
     memorization = table.columns["memorization"].values
     alone = np.setdiff1d(np.arange(known["n"]), [*known["copies_of"], *known["flipped"]])
     return {
-        "semdedup_precision": hits / max(1, len(removed)),
-        "semdedup_recall": hits / len(known["copies_of"]),
+        "semdedup_precision": sum(found) / max(1, len(removed)),
+        "semdedup_recall": sum(found) / len(known["copies_of"]),
         "memorization_of_single_images": float(memorization[alone].mean()),
         **{
             f"memorization_of_images_there_{size}_times": float(

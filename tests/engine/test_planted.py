@@ -31,7 +31,7 @@ COPIES_OF = np.concatenate([COPIED, np.repeat(REPEATED, 3)])
 
 
 class Planted:
-    """The digits with some wrong labels, and some images once more."""
+    """The digits with some wrong labels, and some images once or three times more."""
 
     def __init__(self) -> None:
         self._digits: Any = open_source("digits:train")

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
 from decimal import Decimal, localcontext
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -238,6 +243,39 @@ def test_like_logits_do_not_drift(c: int) -> None:
     logits, labels = np.tile(others[:, None], (1, c)), np.tile([1, 0], 20)
     logits[:, 0] = np.tile([1.0, 9.0], 20)
     check(logits, labels, reference.row_scores(logits, labels))
+
+
+NARROWER = """
+import sys
+import numpy as np
+from tamis_kernels import row_scores
+from tamis_kernels.cpu.row_sums import STEP
+with np.load(sys.argv[1]) as given:
+    scores = row_scores(given["logits"], given["labels"])
+np.savez(sys.argv[2], step=STEP, **vars(scores))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names CPUs of x86")
+@pytest.mark.parametrize(
+    ("cpu", "features", "step"), [("generic", "", 8), ("haswell", "+avx2,+fma", 16)]
+)
+def test_cpus_with_narrower_vectors(cpu: str, features: str, step: int, tmp_path: Path) -> None:
+    logits, labels = example(40, 1000, scale=20)
+    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
+    np.savez(given, logits=logits, labels=labels)
+    settings = {"CPU_NAME": cpu, "CPU_FEATURES": features, "CACHE_DIR": str(tmp_path)}
+    subprocess.run(
+        [sys.executable, "-c", NARROWER, given, found],
+        env=os.environ | {f"NUMBA_{name}": value for name, value in settings.items()},
+        check=True,
+    )
+    expected = reference.row_scores(logits, labels)
+    with np.load(found) as scores:
+        assert scores["step"] == step
+        for name in SCORES:
+            atol = smallest(name, logits.shape[1])
+            np.testing.assert_allclose(scores[name], expected[name], TOLERANCE[name], atol)
 
 
 @pytest.mark.parametrize("c", [3, 100])

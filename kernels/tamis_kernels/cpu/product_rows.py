@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tamis_kernels.cpu.vector_math import bits_of, fetch_row, float_of, half_to_float, square_norm
+from tamis_kernels.cpu.vector_math import bits_of, fetch_row, float_of, number, square_norm
 
 __all__ = ["FETCHED", "LARGE", "load_row", "round_rows"]
 
@@ -26,12 +26,7 @@ _SUM = {"contract", "reassoc", "nsz"}
 def load_row(x, kind, row, out):
     """Copy row ``row`` of x as the numbers it stands for."""
     for i in range(out.size):
-        if kind == 0:
-            out[i] = x[row, i]
-        elif kind == 1:
-            out[i] = half_to_float(np.int32(x[row, i]))
-        else:
-            out[i] = float_of(np.int32(np.int32(x[row, i]) << 16))
+        out[i] = number(x[row, i], kind)
 
 
 @njit(nogil=True, fastmath=_SUM)

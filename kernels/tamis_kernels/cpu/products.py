@@ -1,8 +1,8 @@
 """Matrix products on a CPU in few bits: what it has, which library is fastest, on one thread each.
 
 Threads share the right-hand matrix and multiply chunks of rows with it. Float32 is for OpenBLAS but
-where there is AVX-512: there oneDNN, which is torch's, takes half the time that OpenBLAS takes on a
-CPU of AMD's, for which that has AVX2 code (bench/records/NOTES.md).
+where there is AVX-512: there oneDNN, which is torch's, took half the time of OpenBLAS on a CPU of
+AMD's, for which that has AVX2 code (bench/records/NOTES.md; not measured on one of Intel's).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +69,8 @@ class Product:
     def room(self, n_rows: int) -> tuple[NDArray[Any], Multiply]:
         """A thread's own: a chunk (n_rows, d) of the matrix's type to be filled, and its product.
 
-        Of int8 the product is int32, else of the same type.
+        Of int8 the product is int32, else of the same type. To be called within
+        ``one_thread_each``: where torch multiplies it takes the calling thread's others away.
         """
         n_dimensions, n_columns = self._matrix.shape
         if self.one_thread_each is _BLAS:
@@ -82,7 +82,7 @@ class Product:
 
         torch.set_num_threads(1)
         if self._packed is not None:
-            chunk, packed = torch.empty((n_rows, n_dimensions)), self._packed
+            chunk, packed = _empty(n_rows, n_dimensions, torch.float32), self._packed
             linear = torch.ops.mkldnn._linear_pointwise
             return chunk.numpy(), lambda n: _as_numpy(
                 linear(chunk[:n], packed, None, "none", [], "")
@@ -90,15 +90,22 @@ class Product:
         weights = torch.from_numpy(self._matrix)
         if self._matrix.dtype == np.uint16:
             weights = weights.view(torch.bfloat16)
-            halves = torch.empty((n_rows, n_dimensions), dtype=torch.bfloat16)
-            products = torch.empty((n_rows, n_columns), dtype=torch.bfloat16)
+            halves = _empty(n_rows, n_dimensions, torch.bfloat16)
+            products = _empty(n_rows, n_columns, torch.bfloat16)
             return _as_numpy(halves.view(torch.uint16)), lambda n: _as_numpy(
                 torch.mm(halves[:n], weights, out=products[:n]).view(torch.uint16)
             )
-        codes = torch.empty((n_rows, n_dimensions), dtype=torch.int8)
-        sums = torch.empty((n_rows, n_columns), dtype=torch.int32)
+        codes = _empty(n_rows, n_dimensions, torch.int8)
+        sums = _empty(n_rows, n_columns, torch.int32)
         multiply = torch._int_mm
         return codes.numpy(), lambda n: _as_numpy(multiply(codes[:n], weights, out=sums[:n]))
+
+
+def _empty(n_rows: int, n_columns: int, dtype: Any) -> Any:
+    """A matrix on the CPU, whatever dtype and device are torch's defaults."""
+    import torch
+
+    return torch.empty((n_rows, n_columns), dtype=dtype, device="cpu")
 
 
 def _as_numpy(tensor: Any) -> NDArray[Any]:
@@ -108,25 +115,24 @@ def _as_numpy(tensor: Any) -> NDArray[Any]:
 
 def _packed(matrix: NDArray[np.float32]) -> Any:
     """The matrix in the order that oneDNN multiplies with, or None where OpenBLAS is to do it."""
-    if "avx512f" not in _cpu_flags() or find_spec("torch") is None:
+    if "avx512f" not in _cpu_flags():
         return None
     import torch
 
-    operations = ("_reorder_linear_weight", "_linear_pointwise")
-    here = torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in operations
-    )
-    if not here or not _exact(torch):
+    onednn, operations = torch.backends.mkldnn, torch.ops.mkldnn
+    wanted = ("_reorder_linear_weight", "_linear_pointwise")
+    usable = onednn.is_available() and onednn.enabled
+    if not usable or not all(hasattr(operations, name) for name in wanted) or not _exact(torch):
         return None
-    weights = torch.from_numpy(np.ascontiguousarray(matrix.T))
-    return torch.ops.mkldnn._reorder_linear_weight(weights, None)
+    return operations._reorder_linear_weight(torch.from_numpy(np.ascontiguousarray(matrix.T)), None)
 
 
 def _exact(torch: Any) -> bool:
-    """Whether torch's products of float32 are such: its user may have asked for fewer bits."""
-    settings = [torch.backends, torch.backends.mkldnn, torch.backends.mkldnn.matmul]
-    asked = {getattr(setting, "fp32_precision", "none") for setting in settings}
-    return asked <= {"none", "ieee"} and torch.get_float32_matmul_precision() == "highest"
+    """Whether oneDNN's products of float32 are such: its user may have asked for fewer bits."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is None:  # torch 2.8, which had one setting for all
+        return bool(torch.get_float32_matmul_precision() == "highest")
+    return matmul.fp32_precision in ("none", "ieee")
 
 
 class _OneThread:

@@ -38,7 +38,7 @@ _BLOCK = 256  # rows that are finished together
 # Logits up to which one thread scores them: others would be woken for some microseconds of work,
 # and then look out for more while whoever trains wants their cores.
 _LITTLE = 1 << 16
-_AHEAD = 8192  # classes up to which a later row is fetched meanwhile; longer ones the CPU foresees
+_AHEAD = 8192  # classes up to which a later row is fetched meanwhile
 
 
 @njit
@@ -96,7 +96,8 @@ def _long_rows(logits, kind, labels, rows, z, parts):
         own = number(logits[row, label], kind)
         peak = _take_row(logits[row], kind, label, z)
         shift = _shift(peak)
-        # The next one would come too late; a long one the CPU foresees.
+        # The next one would come too late. What comes in a long one the CPU foresees, so that its
+        # own lines are asked for again, which costs nothing.
         ahead = min(row + 2, len(logits) - 1) if n_classes <= _AHEAD else row
         total, squares, weighted, n_top = 0.0, 0.0, 0.0, 0.0
         for start in range(0, len(z), LONGEST):  # float32 would drift over a hundred thousand

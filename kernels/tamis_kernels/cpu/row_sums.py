@@ -15,11 +15,12 @@ import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 from tamis_kernels.cpu.vector_math import (
     EXP_TERMS,
+    LINE,
     LN2_HIGH,
     LN2_LOW,
     LOG2E,
@@ -30,8 +31,22 @@ from tamis_kernels.cpu.vector_math import (
 
 __all__ = ["LONGEST", "STEP", "sums_below"]
 
-_FEATURES = get_host_cpu_features()
-_LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
+
+def _features() -> frozenset[str]:
+    """Of the CPU that Numba compiles for: this one, unless its settings name another."""
+    named: str | None = getattr(config, "CPU_FEATURES", None)
+    if named is not None:
+        return frozenset(name[1:] for name in named.split(",") if name.startswith("+"))
+    if getattr(config, "CPU_NAME", None) is not None:
+        return frozenset()
+    try:
+        return frozenset(name for name, there in get_host_cpu_features().items() if there)
+    except RuntimeError:  # LLVM does not know this CPU's
+        return frozenset()
+
+
+_FEATURES = _features()
+_LANES = 16 if "avx512f" in _FEATURES else 8 if "avx2" in _FEATURES else 4
 
 STEP = (4 if _LANES == 16 else 2) * _LANES
 """Of so many values the length has to be a multiple: as many vectors at a time as registers hold,
@@ -41,7 +56,6 @@ LONGEST = 32 * STEP
 """Values that are summed up at most: 32 additions a lane in float32, whose roundings come to 0.6e-6
 where all go to one side."""
 
-_LINE = 64  # bytes of a cache line
 _FLOATS = ir.VectorType(ir.FloatType(), STEP)
 _INTEGERS = ir.VectorType(ir.IntType(32), STEP)
 _WORD, _INDEX = ir.IntType(32), ir.IntType(64)
@@ -66,7 +80,7 @@ def _exp_within(builder: Any, x: Any) -> Any:
     """As :func:`tamis_kernels.cpu.vector_math.exp_within`."""
     shifted = _times_plus(builder, x, _all(LOG2E), _all(ROUND))
     n = builder.fsub(shifted, _all(ROUND))
-    if _FEATURES.get("fma"):  # n · ln 2 is not rounded; ln 2 is, which is 2.4e-7 of e⁻⁸⁷
+    if "fma" in _FEATURES:  # n · ln 2 is not rounded; ln 2 is, which is 2.4e-7 of e⁻⁸⁷
         kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
         fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{STEP}f32")
         r = builder.call(fma, [n, _all(-(LN2_HIGH + LN2_LOW)), x])
@@ -128,7 +142,7 @@ def _generate(context: Any, z: Any, shift: Any, matrix: Any, row: Any, column: A
         sums = [cgutils.alloca_once_value(builder, _all(0.0)) for _ in range(4)]
         with cgutils.for_range(builder, n_steps) as loop:
             first = builder.add(args[4], builder.mul(loop.index, _INDEX(STEP)))
-            for item in range(0, STEP, max(_LINE // item_bytes, 1)):
+            for item in range(0, STEP, max(LINE // item_bytes, 1)):
                 at = [args[3], builder.add(first, _INDEX(item))]
                 prefetch(context, builder, matrix_type, ahead, at)
             z = builder.load(builder.gep(values, [loop.index]), align=4)

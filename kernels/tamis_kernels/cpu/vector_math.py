@@ -19,6 +19,7 @@ from numba.extending import intrinsic, overload
 
 __all__ = [
     "EXP_TERMS",
+    "LINE",
     "LN2_HIGH",
     "LN2_LOW",
     "LOG2E",
@@ -43,6 +44,9 @@ _F = np.float32
 LOWEST = _F(-88.0)
 """Where exponentials end: e to it is zero, as from −87.7 on."""
 
+LINE = 64
+"""Bytes of a cache line."""
+
 LOG2E = _F(1.4426950408889634)
 """1 / ln 2."""
 
@@ -61,7 +65,6 @@ EXP_TERMS = tuple(
 """Coefficients of eʳ on |r| ≤ ln 2 / 2, highest power first; all but the last two are fitted so
 that the largest relative error, 3.1e-9, is the least."""
 
-_LINE = 64  # bytes of a cache line
 _SQRT_HALF = _F(0.70710678)
 _E6, _E5, _E4, _E3, _E2, _E1, _E0 = EXP_TERMS
 # Least-squares fit of (log(1 + f) − f + f²/2) / f³ on √½ − 1 ≤ f ≤ √2 − 1, as in Cephes (Moshier
@@ -155,7 +158,7 @@ def fetch_row(matrix, row, start, stop):
 
     CPUs foresee the next lines, but not beyond a page, nor which row comes next.
     """
-    for column in range(start, min(stop, matrix.shape[1]), _LINE // matrix.itemsize):
+    for column in range(start, min(stop, matrix.shape[1]), LINE // matrix.itemsize):
         _prefetch(matrix, row, column)
 
 
@@ -179,7 +182,10 @@ def half_to_float(half):
 
 
 def number(value: Any, kind: int) -> Any:
-    """What a coordinate stands for: of kind 0 itself, 1 bits of float16, 2 bits of bfloat16."""
+    """What a coordinate stands for: a float itself; an integer as bits of a number.
+
+    Of float16 if it is of kind 1, of bfloat16 if it is of another.
+    """
     raise NotImplementedError("for functions that Numba compiles")
 
 
