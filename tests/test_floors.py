@@ -16,6 +16,7 @@ FLOORS = {
     "tamis_kernels.arrays": 0,
     "tamis_kernels.compiled": 0,
     "tamis_kernels.faiss_door": 0,
+    "tamis_kernels.processor": 0,
     "tamis_kernels.cpu": 1,
     "tamis_kernels.cuda": 1,
     "tamis_kernels.reference": 1,

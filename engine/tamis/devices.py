@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tamis.errors import UsageError
@@ -69,14 +67,11 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device's hardware multiplies bfloat16; of a CPU, as /proc/cpuinfo has it."""
+    """Whether a device's hardware multiplies bfloat16."""
     return device.type == "cuda" or _cpu_has_bf16()
 
 
-@cache
 def _cpu_has_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    from tamis_kernels import processor
+
+    return processor.multiplies_bfloat16()

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 import tamis_kernels.cpu.nearest_prototype as search
-import tamis_kernels.cpu.products as products
 from tamis_kernels import Nearest, nearest_prototype, reference
 from tamis_kernels.cpu.products import Precision
 
@@ -321,105 +318,6 @@ def test_a_finer_precision_is_taken_where_a_coarse_one_leaves_too_much(
     exact = reference.nearest_prototype(x[::50], prototypes, "euclidean")
     assert np.array_equal(index[::50], exact[0])
     np.testing.assert_allclose(second[::50], exact[2], 1e-12)
-
-
-has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-by_onednn = pytest.mark.skipif(not has_onednn, reason="torch was built without oneDNN")
-
-
-@pytest.fixture
-def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU on which products of float32 are torch's; none of fewer bits."""
-    monkeypatch.setattr(products, "_cpu_flags", lambda: frozenset({"avx512f"}))
-
-
-@metrics
-@pytest.mark.parametrize("flags", [pytest.param({"avx512f"}, marks=by_onednn), set()])
-def test_products_of_float32_by_either_library(
-    flags: set[str], metric: Metric, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(products, "_cpu_flags", lambda: frozenset(flags))
-    product = products.Product(np.ones((33, 50), np.float32))
-    assert product.packs_every_time == (not flags)
-    x, prototypes = example(3000, 50, 33)
-    found = nearest_prototype(x, prototypes, metric)
-    check(found, distances_of(x, prototypes, metric))
-
-
-@by_onednn
-@pytest.mark.parametrize("setting", ["legacy", "matmul", "everything", "off"])
-@pytest.mark.usefixtures("avx512")
-def test_torch_is_not_asked_where_it_may_use_fewer_bits(setting: str) -> None:
-    backends: Any = torch.backends
-    matrix = np.ones((33, 50), np.float32)
-    precision = torch.get_float32_matmul_precision()
-    before = backends.fp32_precision, backends.mkldnn.matmul.fp32_precision
-    with ExitStack() as stack:
-        stack.callback(setattr, backends.mkldnn.matmul, "fp32_precision", before[1])
-        stack.callback(setattr, backends, "fp32_precision", before[0])
-        if setting == "legacy":
-            stack.callback(torch.set_float32_matmul_precision, precision)
-            torch.set_float32_matmul_precision("medium")
-        elif setting == "matmul":
-            backends.mkldnn.matmul.fp32_precision = "bf16"
-        elif setting == "everything":
-            backends.mkldnn.matmul.fp32_precision = "none"
-            backends.fp32_precision = "bf16"
-        else:
-            stack.callback(setattr, backends.mkldnn, "enabled", True)
-            backends.mkldnn.enabled = False
-        assert products.Product(matrix).packs_every_time
-
-
-@by_onednn
-@pytest.mark.usefixtures("avx512")
-def test_settings_of_torch_that_do_not_matter() -> None:
-    backends: Any = torch.backends
-    before = backends.cuda.matmul.fp32_precision
-    x, prototypes = example(300, 20, 33)
-    backends.cuda.matmul.fp32_precision = "tf32"
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert not products.Product(np.ones((33, 50), np.float32)).packs_every_time
-        found = nearest_prototype(x, prototypes)
-    finally:
-        backends.cuda.matmul.fp32_precision = before
-        torch.set_default_dtype(torch.float32)
-    check(found, distances_of(x, prototypes, "cosine"))
-
-
-def test_torch_keeps_its_threads() -> None:
-    before = torch.get_num_threads()
-    nearest_prototype(*example(3000, 50, 32))
-    assert torch.get_num_threads() == before
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == before
-
-
-def test_threads_at_the_same_time_leave_the_libraries_as_they_were() -> None:
-    x, prototypes = example(4000, 60, 32)
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda _: nearest_prototype(x, prototypes).index, range(12)))
-    assert all(np.array_equal(index, found[0]) for index in found)
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == before
-
-
-def test_a_thread_that_leaves_before_others_has_its_setting_back() -> None:
-    def inside() -> int:
-        with products._TORCH:
-            torch.set_num_threads(1)  # as for its first chunk
-        return torch.get_num_threads()
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with products._TORCH, ThreadPoolExecutor(1) as pool:
-            assert pool.submit(inside).result() == 3
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_long_rows_do_not_take_more_memory() -> None:

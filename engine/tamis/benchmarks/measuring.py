@@ -15,6 +15,7 @@ from pathlib import Path
 from tamis import __version__
 from tamis.devices import n_cores
 from tamis.versions import source_commit
+from tamis_kernels.processor import model_name
 
 __all__ = ["Ceiling", "Row", "drop_from_cache", "environment", "row", "sync", "timed"]
 
@@ -185,7 +186,7 @@ def environment() -> dict[str, str | int]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "commit": source_commit() or "none",
-        "processor": _processor(),
+        "processor": model_name(),
         "cores": n_cores(),
         "memory_gb": round(memory / 1e9),
         "kernel": platform.release(),
@@ -227,12 +228,3 @@ def _driver() -> str:
         return done.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from tamis.devices import autocast
 from tamis.loaders.batch import Skipped
 from tamis.training.loop import Budget, Seeds
 from tamis.versions import source_commit
+from tamis_kernels.processor import model_name
 
 __all__ = ["RunRecord", "environment"]
 
@@ -101,17 +101,11 @@ class RunRecord:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """The machine and versions that a measured number belongs to."""
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        processor = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux: the platform's own word stands
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     with autocast(device):
         precision = "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"
     return {
-        "device": gpu or processor,
+        "device": gpu or model_name(),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "tamis": __version__,

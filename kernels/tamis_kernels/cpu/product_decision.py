@@ -222,8 +222,7 @@ def decide(
         else:
             for j in range(n):
                 candidates[j] = j
-        found = _nearest_two(row, factor, exact, inverse_norms, candidates, n)
-        nearest, first, second = found
+        nearest, first, second = _nearest_two(row, factor, exact, inverse_norms, candidates, n)
         index[rows[i]] = nearest
         distance[rows[i]] = 0.5 * first if unit else np.sqrt(first)
         second_distance[rows[i]] = 0.5 * second if unit else np.sqrt(second)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
+
+from tamis_kernels.processor import flags, multiplies_bfloat16
 
 __all__ = ["Multiply", "Precision", "Product", "precisions"]
 
@@ -29,23 +29,12 @@ _INT8_LARGEST_D = 1 << 17  # d · 127² has to fit in an int32
 
 def precisions(n_dimensions: int) -> tuple[Precision, ...]:
     """What is worth trying on this CPU, the fastest and coarsest first; float32 is always there."""
-    flags = _cpu_flags()
     coarse: list[Precision] = []
-    if {"avx512_vnni", "avx_vnni"} & flags and n_dimensions < _INT8_LARGEST_D:
+    if {"avx512_vnni", "avx_vnni"} & flags() and n_dimensions < _INT8_LARGEST_D:
         coarse.append("int8")
-    if {"avx512_bf16", "amx_bf16"} & flags:
+    if multiplies_bfloat16():
         coarse.append("bfloat16")
     return (*coarse, "float32")
-
-
-@cache
-def _cpu_flags() -> frozenset[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return frozenset()
-    lines = [line for line in text.splitlines() if line.startswith("flags")]
-    return frozenset(lines[0].split()) if lines else frozenset()
 
 
 class Product:
@@ -115,7 +104,7 @@ def _as_numpy(tensor: Any) -> NDArray[Any]:
 
 def _packed(matrix: NDArray[np.float32]) -> Any:
     """The matrix in the order that oneDNN multiplies with, or None where OpenBLAS is to do it."""
-    if "avx512f" not in _cpu_flags():
+    if "avx512f" not in flags():
         return None
     import torch
 

@@ -48,9 +48,9 @@ def _features() -> frozenset[str]:
 _FEATURES = _features()
 _LANES = 16 if "avx512f" in _FEATURES else 8 if "avx2" in _FEATURES else 4
 
-STEP = (4 if _LANES == 16 else 2) * _LANES
-"""Of so many values the length has to be a multiple: as many vectors at a time as registers hold,
-whose additions do not wait for each other."""
+STEP = 2 * _LANES
+"""Of so many values the length has to be a multiple: two vectors at a time, whose additions do not
+wait for each other."""
 
 LONGEST = 32 * STEP
 """Values that are summed up at most: 32 additions a lane in float32, whose roundings come to 0.6e-6

@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 __all__ = [
     "EXP_TERMS",
@@ -181,26 +181,17 @@ def half_to_float(half):
     return float_of(np.int32(bits_of(scaled) | special | (np.int32(half & 0x8000) << 16)))
 
 
-def number(value: Any, kind: int) -> Any:
+@njit
+def number(value, kind):
     """What a coordinate stands for: a float itself; an integer as bits of a number.
 
     Of float16 if it is of kind 1, of bfloat16 if it is of another.
     """
-    raise NotImplementedError("for functions that Numba compiles")
-
-
-@overload(number, inline="always", strict=False)  # which compares annotations
-def _number(value: Any, kind: Any) -> Any:
-    """By its type first: of a float there is nothing to be asked in a loop."""
-    if isinstance(value, types.Float):
-        return lambda value, kind: value
-
-    def of_bits(value, kind):
-        if kind == 1:
-            return half_to_float(np.int32(value))
-        return float_of(np.int32(np.int32(value) << 16))
-
-    return of_bits
+    if isinstance(value, (np.float32, np.float64)):  # decided as it is compiled, not in a loop
+        return value
+    if kind == 1:
+        return half_to_float(np.int32(value))
+    return float_of(np.int32(np.int32(value) << 16))
 
 
 @njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})

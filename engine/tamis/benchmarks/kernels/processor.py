@@ -57,7 +57,7 @@ def read_ceiling(x: NDArray[Any], seconds: float) -> Ceiling:
     return Ceiling(READ, x.nbytes / seconds / 1e9, "GB/s")
 
 
-def _packed(product: Product, a: NDArray[np.float32]) -> Callable[[], object]:
+def _in_chunks(product: Product, a: NDArray[np.float32]) -> Callable[[], object]:
     """As many products as those of a by itself, in chunks, with all threads."""
     n_rows = min(_CHUNK, len(a))
     with product.one_thread_each:  # making room asks for it; after it all threads multiply
@@ -87,7 +87,7 @@ class Products:
         self._add("float32 product", lambda: a @ a)
         product = Product(a)
         if not product.packs_every_time:
-            self._add("float32 product", _packed(product, a))
+            self._add("float32 product", _in_chunks(product, a))
         if bench.peer("torch", "products of bfloat16 and int8") is None:
             return
         import torch
