@@ -196,6 +196,13 @@ echo "$*" >>{calls}
 [[ "$*" == {failing} ]] && exit 3
 exit 0
 """
+# As timeout is for a moment after it has started its command: a signal ends it alone.
+CARELESS_TIMEOUT = f"""#!{sys.executable}
+import os, sys
+os.setpgid(0, 0)
+child = os.spawnvp(os.P_NOWAIT, sys.argv[4], sys.argv[4:])
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 FALSE_SANITIZER = """#!/bin/bash
 echo "$*" >>{calls}
 """
@@ -203,11 +210,12 @@ echo "$*" >>{calls}
 
 def false_machine(
     folder: Path, *, failing: str = "nothing", slow: str = "nothing", whole: bool = False,
-    xdist: bool = False, sanitizer: bool = True,
+    xdist: bool = False, sanitizer: bool = True, careless: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     """An environment with a false interpreter and a false sanitizer, which note their calls."""
     (folder / "calls").touch()
     texts = {"python": FALSE_PYTHON} | ({"compute-sanitizer": FALSE_SANITIZER} if sanitizer else {})
+    texts |= {"timeout": CARELESS_TIMEOUT} if careless else {}
     for name, text in texts.items():
         script = folder / name
         facts = {"calls": folder / "calls", "failing": failing, "slow": slow}
@@ -270,10 +278,13 @@ def test_tests_share_the_cores_where_they_can_and_sanitizers_may_be_missing(tmp_
         assert missing == {"memcheck", "racecheck", "synccheck"}
 
 
-def test_who_ends_it_sees_how_far_it_was_and_leaves_nobody_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize("careless", [False, True])
+def test_who_ends_it_sees_how_far_it_was_and_leaves_nobody_running(
+    careless: bool, tmp_path: Path
+) -> None:
     started = subprocess.Popen(
         [TOOL, "--quick"],
-        env=false_machine(tmp_path, slow="*require-gpu*"),
+        env=false_machine(tmp_path, slow="*require-gpu*", careless=careless),
         stdout=subprocess.PIPE,
         text=True,
     )
